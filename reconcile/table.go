@@ -1,0 +1,127 @@
+package reconcile
+
+import (
+	"context"
+	"errors"
+	"fmt"
+)
+
+// Table is a target under care from pass to pass.
+//
+// It remembers what it has put, for one purpose only: to tell drift that was repaired from what is newly wanted.
+type Table[K, V comparable] struct {
+	name    string
+	target  Target[K, V]
+	settled map[K]V
+	single  bool
+}
+
+// NewTable takes a target into care. The name is what reports, logs and metrics call it.
+func NewTable[K, V comparable](name string, t Target[K, V]) *Table[K, V] {
+	return &Table[K, V]{name: name, target: t, settled: make(map[K]V)}
+}
+
+// Alone declares that the rows do not depend on each other and that nothing beneath depends on them, so that a row that
+// can not be put holds back no pruning.
+func (t *Table[K, V]) Alone() *Table[K, V] {
+	t.single = true
+	return t
+}
+
+// Rung says what is wanted of the table in this pass. Rows for which keep is true are not pruned, for instance because
+// the input that would want them is not complete yet; a nil keep keeps none.
+func (t *Table[K, V]) Rung(want map[K]V, keep func(K, V) bool) Rung {
+	return &rung[K, V]{Table: t, want: want, keep: keep}
+}
+
+type rung[K, V comparable] struct {
+	*Table[K, V]
+	want map[K]V
+	keep func(K, V) bool
+	gone []K // there, not wanted, and not kept
+}
+
+func (g *rung[K, V]) alone() bool  { return g.single }
+func (g *rung[K, V]) name() string { return g.Table.name }
+
+func (g *rung[K, V]) put(ctx context.Context, r *Report) bool {
+	have, err := g.target.List(ctx)
+	if err != nil {
+		r.fail(g.Table.name, "", "list", err)
+		return false
+	}
+	changes := Diff(g.want, have)
+	puts := changes.Put
+	for _, k := range changes.Prune {
+		if g.keep == nil || !g.keep(k, have[k]) {
+			g.gone = append(g.gone, k)
+		}
+	}
+	failed := g.apply(ctx, puts)
+	ok := true
+	for k, err := range failed {
+		r.fail(g.Table.name, fmt.Sprint(k), "put", err)
+		ok = ok && errors.Is(err, ErrWaits)
+	}
+	g.account(r, puts, failed)
+	return ok
+}
+
+func (g *rung[K, V]) apply(ctx context.Context, puts map[K]V) map[K]error {
+	if len(puts) == 0 {
+		return nil
+	}
+	if b, ok := g.target.(Bulk[K, V]); ok {
+		return b.Apply(ctx, puts, nil)
+	}
+	failed := make(map[K]error)
+	for k, v := range puts {
+		if err := g.target.Put(ctx, k, v); err != nil {
+			failed[k] = err
+		}
+	}
+	return failed
+}
+
+// account counts the writes and tells repairs from news.
+func (g *rung[K, V]) account(r *Report, puts map[K]V, failed map[K]error) {
+	for k, v := range puts {
+		if _, bad := failed[k]; bad {
+			continue
+		}
+		r.Writes[g.Table.name]++
+		if was, ok := g.settled[k]; ok && was == v {
+			r.Repaired++
+		}
+	}
+	settled := make(map[K]V, len(g.want))
+	for k, v := range g.want {
+		if _, bad := failed[k]; !bad {
+			settled[k] = v
+		}
+	}
+	g.settled = settled
+}
+
+func (g *rung[K, V]) prune(ctx context.Context, r *Report) {
+	if len(g.gone) == 0 {
+		return
+	}
+	failed := make(map[K]error)
+	if b, ok := g.target.(Bulk[K, V]); ok {
+		failed = b.Apply(ctx, nil, g.gone)
+	} else {
+		for _, k := range g.gone {
+			if err := g.target.Delete(ctx, k); err != nil {
+				failed[k] = err
+			}
+		}
+	}
+	for _, k := range g.gone {
+		if err, bad := failed[k]; bad {
+			r.fail(g.Table.name, fmt.Sprint(k), "delete", err)
+			continue
+		}
+		r.Writes[g.Table.name]++
+	}
+}
