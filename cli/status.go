@@ -1,0 +1,206 @@
+package cli
+
+import (
+	"fmt"
+	"net/netip"
+	"strconv"
+	"strings"
+
+	"github.com/spf13/cobra"
+
+	"github.com/fairlead-net/fairlead/agent"
+)
+
+func (a *app) status() *cobra.Command {
+	return &cobra.Command{
+		Use: "status", Short: "How this node fares, on one screen", GroupID: groupSee,
+		Args: cobra.NoArgs, ValidArgsFunction: cobra.NoFileCompletions,
+		RunE: func(cmd *cobra.Command, _ []string) error {
+			c, err := a.client(readTimeout)
+			if err != nil {
+				return err
+			}
+			var s agent.Status
+			raw, err := c.get(cmd.Context(), "/v1/status", &s)
+			if err != nil {
+				return err
+			}
+			if !a.format.human() {
+				return printRaw(a.out, a.format, raw)
+			}
+			_, err = fmt.Fprint(a.out, screen(s, lookOf(a.out)))
+			return err
+		},
+	}
+}
+
+// remark is one thing that is not as it should be, and what to do about it.
+type remark struct {
+	tone tone
+	text string
+	cure string
+}
+
+// remarks are the daemon's own problems, most urgent first, and then what its figures say beyond them.
+func remarks(s agent.Status) []remark {
+	grave := toneWarn
+	if !s.Ready {
+		grave = toneBad
+	}
+	var rs []remark
+	for _, p := range s.Problems {
+		rs = append(rs, remark{tone: grave, text: p})
+	}
+	said := func(part string) bool { return strings.Contains(strings.Join(s.Problems, "\n"), part) }
+	if s.ConfigError != "" && !said(s.ConfigError) {
+		rs = append(rs, remark{toneWarn, "the changed config is refused, the old one is in force: " + s.ConfigError,
+			"fairlead check, then fairlead reload"})
+	}
+	for _, p := range s.Pools {
+		if p.Held != "" && !said(p.Held) {
+			rs = append(rs, remark{toneBad, fmt.Sprintf("pool %s hands out no address: %s", p.Name, p.Held), ""})
+		} else if full(p) {
+			rs = append(rs, remark{toneWarn, fmt.Sprintf("pool %s has %s left", p.Name, count(free(p), "address")), "fairlead leases"})
+		}
+	}
+	if down := s.Peers.Configured - s.Peers.Established; down > 0 && !said("peer") {
+		rs = append(rs, remark{toneWarn, fmt.Sprintf("%s not established", count(down, "peer")), "fairlead peers"})
+	}
+	if s.Routes.Skipped > 0 && !said("route") {
+		rs = append(rs, remark{toneWarn, fmt.Sprintf("%s not installed", count(s.Routes.Skipped, "route")), "fairlead routes"})
+	}
+	if s.Drained && !said("drain") {
+		rs = append(rs, remark{toneWarn, "drained: the peers send no traffic here", "systemctl restart fairlead"})
+	}
+	return rs
+}
+
+func free(p agent.PoolStatus) int { return max(p.Size-p.Leased-p.Resting, 0) }
+
+// full is when less than a tenth is left.
+func full(p agent.PoolStatus) bool { return p.Size > 0 && free(p)*10 < p.Size }
+
+// screen is the whole answer: the verdict, what is wrong, the facts.
+func screen(s agent.Status, l look) string {
+	var b strings.Builder
+	verdict, t := "ready", toneGood
+	rs := remarks(s)
+	if !s.Ready {
+		verdict, t = "NOT READY", toneBad
+	} else if len(rs) > 0 {
+		t = toneWarn
+	}
+	fmt.Fprintf(&b, "%s  %s  fairlead %s, up %s\n", l.paint(toneBold, visible(s.Node)), l.paint(t, verdict),
+		visible(s.Version), seconds(s.UptimeSeconds))
+	for _, r := range rs {
+		b.WriteString(r.print(l))
+	}
+	b.WriteByte('\n')
+	for _, f := range facts(s) {
+		lines := l.wrap(visible(f[1]), factIndent)
+		fmt.Fprintf(&b, "%s%s\n", l.paint(toneDim, fmt.Sprintf("%-*s", factIndent, f[0])), lines[0])
+		for _, more := range lines[1:] {
+			fmt.Fprintf(&b, "%*s%s\n", factIndent, "", more)
+		}
+	}
+	return b.String()
+}
+
+const factIndent = 11 // columns before the facts: the longest name and two spaces
+
+func (r remark) print(l look) string {
+	var b strings.Builder
+	mark := l.paint(r.tone, "!")
+	for i, line := range l.wrap(visible(r.text), 2) {
+		if i == 0 {
+			fmt.Fprintf(&b, "%s %s\n", mark, line)
+			continue
+		}
+		fmt.Fprintf(&b, "  %s\n", line)
+	}
+	if r.cure != "" {
+		fmt.Fprintf(&b, "  %s %s\n", l.paint(toneDim, "see:"), r.cure)
+	}
+	return b.String()
+}
+
+// facts are names and values in the order in which an operator asks.
+func facts(s agent.Status) [][2]string {
+	rows := [][2]string{
+		{"address", addressWords(s.Address)},
+		{"peers", peerWords(s.Peers)},
+		{"routes", routeWords(s.Routes)},
+		{"endpoints", endpointWords(s)},
+	}
+	name := "pools"
+	for _, p := range s.Pools {
+		rows, name = append(rows, [2]string{name, poolWords(p)}), ""
+	}
+	if s.Fastpath != "" {
+		rows = append(rows, [2]string{"fast path", s.Fastpath})
+	}
+	config := s.ConfigFile
+	if config == "" {
+		config = "none, the defaults are in force"
+	}
+	if s.ConfigError != "" {
+		config += " (changed and refused)"
+	}
+	return append(rows, [2]string{"drift", driftWords(s.DriftRepaired)}, [2]string{"config", config})
+}
+
+func addressWords(a netip.Addr) string {
+	if !a.IsValid() {
+		return "not found"
+	}
+	return a.String()
+}
+
+func peerWords(p agent.PeerCount) string {
+	if p.Configured == 0 {
+		return "none configured"
+	}
+	return fmt.Sprintf("%d of %d established", p.Established, p.Configured)
+}
+
+func routeWords(r agent.RouteCount) string {
+	var parts []string
+	for _, part := range []struct {
+		n    int
+		what string
+	}{{r.Direct, "direct"}, {r.IPIP, "ipip"}, {r.VXLAN, "vxlan"}, {r.Skipped, "not installed"}} {
+		if part.n > 0 {
+			parts = append(parts, strconv.Itoa(part.n)+" "+part.what)
+		}
+	}
+	if len(parts) == 0 {
+		return "none"
+	}
+	return strings.Join(parts, ", ")
+}
+
+func endpointWords(s agent.Status) string {
+	if s.Ports == 0 {
+		return strconv.Itoa(s.Endpoints)
+	}
+	return fmt.Sprintf("%d, %s published", s.Endpoints, count(s.Ports, "port"))
+}
+
+func poolWords(p agent.PoolStatus) string {
+	block := p.Block
+	if block == "" {
+		block = "none yet"
+	}
+	words := fmt.Sprintf("%s %s, block %s: %d of %d leased", p.Name, p.CIDR, block, p.Leased, p.Size)
+	if p.Resting > 0 {
+		words += fmt.Sprintf(", %d resting", p.Resting)
+	}
+	return words
+}
+
+func driftWords(n uint64) string {
+	if n == 0 {
+		return "none seen"
+	}
+	return fmt.Sprintf("%d repaired since the start", n)
+}
