@@ -1,0 +1,227 @@
+package tunnel
+
+import (
+	"cmp"
+	"maps"
+	"net/netip"
+	"slices"
+)
+
+// Config is what the administrator says about tunnels.
+type Config struct {
+	Mode      Mode
+	VNI, Port int
+}
+
+// Underlay is this host's place in the network that carries everything.
+type Underlay struct {
+	Dev      string
+	MTU      int
+	Address  netip.Addr     // the node's address
+	Address6 netip.Addr     // of the other family on the same link; zero when it has none
+	Subnets  []netip.Prefix // connected to this host by links that are not ours
+	RA       []string       // links whose default route was learned from a router advertisement by the kernel
+}
+
+// of is the underlay address of a family, zero when there is none.
+func (u Underlay) of(is4 bool) netip.Addr {
+	for _, a := range []netip.Addr{u.Address, u.Address6} {
+		if a.IsValid() && a.Unmap().Is4() == is4 {
+			return a.Unmap()
+		}
+	}
+	return netip.Addr{}
+}
+
+// Remote is a prefix behind other nodes.
+type Remote struct {
+	Prefix   netip.Prefix
+	NextHops []netip.Addr
+}
+
+// Attached is an address behind one of this host's endpoint links.
+type Attached struct {
+	Dev string
+	MAC MAC
+	IP  netip.Addr
+}
+
+// Input is everything that the plan depends on.
+type Input struct {
+	Config   Config
+	Pools    []netip.Prefix
+	Blocks   []netip.Prefix // this node's own
+	Underlay Underlay
+	MTU      int // of containers; 0 follows the underlay
+	Remotes  []Remote
+	Hops     map[netip.Addr]Hop // of every next hop of the remotes, unmapped
+	Attached []Attached
+}
+
+// Path is how a remote prefix is reached, for people and for the list of routes.
+type Path struct {
+	Prefix netip.Prefix
+	Via    []netip.Addr // the next hops in use, sorted; all that are known when none can be used
+	Encap  Encap        // empty when it can not be reached
+	Dev    string
+	MTU    int    // of a packet from a container
+	Reason string // why not, empty when it can
+}
+
+// Rows is what the kernel shall hold, and the view of it.
+type Rows struct {
+	Devices    map[string]Device
+	Neighbours map[NeighKey]MAC
+	FDB        map[FDBKey]netip.Addr
+	Routes     map[RouteKey]Route
+	Rules      map[netip.Prefix]Rule
+	Sysctls    map[string]string
+	Paths      []Path
+}
+
+// Plan works out every row from the inputs.
+func Plan(in Input) Rows {
+	r := Rows{
+		Devices:    make(map[string]Device),
+		Neighbours: make(map[NeighKey]MAC),
+		FDB:        make(map[FDBKey]netip.Addr),
+		Routes:     make(map[RouteKey]Route),
+		Rules:      make(map[netip.Prefix]Rule),
+		Sysctls:    make(map[string]string),
+	}
+	r.own(in)
+	r.attached(in)
+	r.devices(in)
+	for _, m := range in.Remotes {
+		r.remote(in, m)
+	}
+	r.rules(in)
+	r.sysctls(in)
+	slices.SortFunc(r.Paths, func(a, b Path) int { return comparePrefix(a.Prefix, b.Prefix) })
+	return r
+}
+
+// ContainerMTU is the largest packet that a container may send: what the underlay carries, less the header of the
+// largest encapsulation that the mode may choose with the families that are in play. It does not change when peers of
+// those families come and go.
+func ContainerMTU(in Input) int {
+	if in.MTU != 0 {
+		return in.MTU
+	}
+	over := 0
+	for _, vtep := range in.vteps() {
+		over = max(over, overhead(VXLAN, vtep))
+	}
+	return in.Underlay.mtu() - over
+}
+
+// mtu is 1500 while nothing is known.
+func (u Underlay) mtu() int { return cmp.Or(u.MTU, 1500) }
+
+// vteps is this node's own tunnel ends that may be used: of the node's address, of the family of each pool, and of each
+// next hop.
+func (in Input) vteps() []netip.Addr {
+	if in.Config.Mode != ModeAuto && in.Config.Mode != ModeVXLAN {
+		return nil
+	}
+	set := map[netip.Addr]bool{in.Underlay.Address.Unmap(): true}
+	for _, p := range in.Pools {
+		set[in.Underlay.of(p.Addr().Is4())] = true
+	}
+	for _, m := range in.Remotes {
+		for _, nh := range m.NextHops {
+			set[in.Underlay.of(nh.Unmap().Is4())] = true
+		}
+	}
+	delete(set, netip.Addr{})
+	return slices.SortedFunc(maps.Keys(set), netip.Addr.Compare)
+}
+
+// own makes the addresses of this node's blocks that no endpoint has end here: without a route of their own they would
+// follow the default route, and come back.
+func (r *Rows) own(in Input) {
+	for _, b := range in.Blocks {
+		r.Routes[RouteKey{Main, b.Masked()}] = Route{Kind: Blackhole}
+	}
+}
+
+func (r *Rows) attached(in Input) {
+	for _, a := range in.Attached {
+		ip := a.IP.Unmap()
+		r.Neighbours[NeighKey{a.Dev, ip}] = a.MAC
+		r.Routes[RouteKey{Main, host(ip)}] = Route{
+			Kind:   Unicast,
+			Hops:   SortHops([]NextHop{{Dev: a.Dev}}),
+			Source: in.Underlay.of(ip.Is4()),
+		}
+	}
+}
+
+// devices plans a tunnel device for each outer family that some next hop has, whether or not the tunnel is the way to
+// it: while a host moves between subnets its peers may send through the tunnel before it does.
+func (r *Rows) devices(in Input) {
+	if in.Config.Mode != ModeAuto && in.Config.Mode != ModeVXLAN {
+		return
+	}
+	for _, m := range in.Remotes {
+		for _, nh := range m.NextHops {
+			local := in.Underlay.of(nh.Unmap().Is4())
+			if !local.IsValid() {
+				continue
+			}
+			r.Devices[deviceOf(local)] = Device{
+				VNI: in.Config.VNI, Port: in.Config.Port, Local: local,
+				MTU: in.Underlay.mtu() - overhead(VXLAN, local), MAC: VTEPMAC(local),
+			}
+		}
+	}
+}
+
+// rules make what containers send to a tunnelled host use the tunnel, because what that host sends them does: both ways
+// are the same, and a strict reverse path filter is content.
+func (r *Rows) rules(in Input) {
+	var tunnelled [2]bool
+	for k := range r.Routes {
+		if k.Table == Table {
+			tunnelled[family(k.Prefix)] = true
+		}
+	}
+	for _, p := range in.Pools {
+		if tunnelled[family(p)] {
+			r.Rules[p.Masked()] = Rule{Table: Table, Priority: Priority}
+		}
+	}
+}
+
+// sysctls turn forwarding on for the families that containers use.
+func (r *Rows) sysctls(in Input) {
+	for _, p := range in.Pools {
+		if p.Addr().Is4() {
+			r.Sysctls["net/ipv4/ip_forward"] = "1"
+			continue
+		}
+		r.Sysctls[forwarding6] = "1"
+		// A forwarding host takes no router advertisements unless told so twice, and would lose its default route.
+		for _, dev := range in.Underlay.RA {
+			r.Sysctls["net/ipv6/conf/"+dev+acceptRA] = "2"
+		}
+	}
+}
+
+const (
+	forwarding6 = "net/ipv6/conf/all/forwarding"
+	acceptRA    = "/accept_ra"
+)
+
+func host(a netip.Addr) netip.Prefix { return netip.PrefixFrom(a, a.BitLen()) }
+
+func family(p netip.Prefix) int {
+	if p.Addr().Is4() {
+		return 0
+	}
+	return 1
+}
+
+func comparePrefix(a, b netip.Prefix) int {
+	return cmp.Or(a.Addr().Compare(b.Addr()), cmp.Compare(a.Bits(), b.Bits()))
+}

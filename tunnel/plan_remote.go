@@ -1,0 +1,116 @@
+package tunnel
+
+import (
+	"cmp"
+	"net/netip"
+	"slices"
+)
+
+// way is one usable next hop of a remote prefix.
+type way struct {
+	next  netip.Addr
+	encap Encap
+	hop   Hop
+}
+
+// remote plans the route to one prefix and everything that it stands on.
+func (r *Rows) remote(in Input, m Remote) {
+	p := m.Prefix.Masked()
+	ways, reason := in.ways(p, m.NextHops)
+	if _, taken := r.Routes[RouteKey{Main, p}]; taken {
+		ways, reason = nil, ReasonOwn
+	}
+	if len(ways) == 0 {
+		r.Paths = append(r.Paths, Path{Prefix: p, Via: unmapped(m.NextHops), Reason: reason})
+		return
+	}
+	path := Path{Prefix: p, Encap: ways[0].encap}
+	route := Route{Kind: Unicast, Source: in.Underlay.of(p.Addr().Is4())}
+	var hops []NextHop
+	for _, w := range ways {
+		hop := r.hop(in, p, w)
+		hops = append(hops, hop)
+		path.Via = append(path.Via, w.next)
+		path.Dev = cmp.Or(path.Dev, hop.Dev)
+		path.MTU = lesser(path.MTU, in.room(w))
+		route.MTU = lesser(route.MTU, in.limit(w))
+	}
+	route.Hops = SortHops(hops)
+	r.Routes[RouteKey{Main, p}] = route
+	r.Paths = append(r.Paths, path)
+}
+
+// ways sorts out the next hops that can be used: the direct ones if there are any, else those through a tunnel. When
+// there is none, it says why the first one can not.
+func (in Input) ways(p netip.Prefix, nextHops []netip.Addr) (best []way, reason string) {
+	for _, nh := range unmapped(nextHops) {
+		w := way{next: nh, hop: in.Hops[nh]}
+		var why string
+		w.encap, why = Choose(in.Config.Mode, p, nh, w.hop)
+		if w.encap == VXLAN && !in.Underlay.of(nh.Is4()).IsValid() {
+			w.encap, why = "", ReasonNoCommon
+		}
+		switch {
+		case w.encap == "":
+			reason = cmp.Or(reason, why)
+		case len(best) > 0 && w.encap != Direct && best[0].encap == Direct:
+		case len(best) > 0 && w.encap == Direct && best[0].encap != Direct:
+			best = []way{w}
+		default:
+			best = append(best, w)
+		}
+	}
+	return best[:min(len(best), MaxHops)], reason
+}
+
+// hop plans one next hop. Through a tunnel it stands on the peer's neighbour and forwarding entry and brings the route
+// to the peer itself for packets from a pool.
+func (r *Rows) hop(in Input, p netip.Prefix, w way) NextHop {
+	if w.encap == Direct {
+		return NextHop{Via: w.next, Dev: w.hop.Dev}
+	}
+	dev, via := deviceOf(w.next), gateway(p, w.next)
+	mac := VTEPMAC(w.next)
+	r.FDB[FDBKey{dev, mac}] = w.next
+	r.Neighbours[NeighKey{dev, via}] = mac
+	r.Neighbours[NeighKey{dev, w.next}] = mac
+	r.Routes[RouteKey{Table, host(w.next)}] = Route{
+		Kind: Unicast,
+		Hops: SortHops([]NextHop{{Via: w.next, Dev: dev, OnLink: true}}),
+		MTU:  in.limit(w),
+	}
+	return NextHop{Via: via, Dev: dev, OnLink: true}
+}
+
+// room is the largest packet that gets to the next hop.
+func (in Input) room(w way) int {
+	if w.encap == Direct {
+		return cmp.Or(w.hop.MTU, in.Underlay.mtu())
+	}
+	return lesser(in.Underlay.mtu(), w.hop.MTU) - overhead(w.encap, w.next)
+}
+
+// limit is the MTU that the route itself must say: none, unless the way there carries less than the link it starts on.
+func (in Input) limit(w way) int {
+	if w.hop.MTU == 0 || w.hop.MTU >= in.Underlay.mtu() {
+		return 0
+	}
+	return in.room(w)
+}
+
+// lesser is the smaller of two sizes, where 0 says nothing.
+func lesser(a, b int) int {
+	if a == 0 || b == 0 {
+		return max(a, b)
+	}
+	return min(a, b)
+}
+
+func unmapped(addrs []netip.Addr) []netip.Addr {
+	out := make([]netip.Addr, len(addrs))
+	for i, a := range addrs {
+		out[i] = a.Unmap()
+	}
+	slices.SortFunc(out, netip.Addr.Compare)
+	return slices.Compact(out)
+}
