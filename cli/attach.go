@@ -6,7 +6,6 @@ import (
 	"net/netip"
 	"net/url"
 	"path/filepath"
-	"slices"
 	"strings"
 
 	"github.com/spf13/cobra"
@@ -25,7 +24,7 @@ func (a *app) attach() *cobra.Command {
 		Long: "Attach joins a network namespace to this host's network. Without --netns or --pid it is /run/netns/NAME.\n" +
 			"Attaching the same again changes nothing and prints the same addresses.",
 		Example: "  fairlead attach web1\n  fairlead attach web1 --pid 4711 --ip 10.88.1.7 --label app=web",
-		GroupID: groupUse, Args: cobra.ExactArgs(1), ValidArgsFunction: a.completeFirst(namespaces),
+		GroupID: groupUse, Args: arguments("NAME"), ValidArgsFunction: a.completeFirst(namespaces),
 		RunE: func(cmd *cobra.Command, args []string) error {
 			req, err := f.request(args[0], cmd.Flags().Changed("pid"))
 			if err != nil {
@@ -50,21 +49,19 @@ type attachFlags struct {
 
 func (f *attachFlags) define(cmd *cobra.Command) {
 	fs := cmd.Flags()
-	fs.StringVar(&f.netns, "netns", "", "namespace: a path, or a name below /run/netns")
-	fs.IntVar(&f.pid, "pid", 0, "namespace of this process")
-	fs.StringVar(&f.network, "network", "", "network to join")
-	fs.StringVar(&f.pool, "pool", "", "pool to take an address from (default: the first of each family)")
-	fs.StringArrayVar(&f.ips, "ip", nil, "address wanted, one of each family at most")
-	fs.StringVar(&f.ifname, "ifname", "eth0", "name of the interface inside")
-	fs.StringArrayVar(&f.labels, "label", nil, "label as key=value, may be repeated")
+	fs.StringVar(&f.netns, "netns", "", "`NAMESPACE`: a path, or a name below /run/netns")
+	fs.IntVar(&f.pid, "pid", 0, "namespace of the process `PID`")
+	fs.StringVar(&f.network, "network", "", "`NETWORK` to join")
+	fs.StringVar(&f.pool, "pool", "", "`POOL` to take an address from (default: the first of each family)")
+	fs.StringArrayVar(&f.ips, "ip", nil, "`ADDRESS` wanted, one of each family at most")
+	fs.StringVar(&f.ifname, "ifname", "eth0", "`NAME` of the interface inside")
+	fs.StringArrayVar(&f.labels, "label", nil, "label, as `KEY=VALUE`; may be repeated")
 }
 
 // request checks what can be checked without the daemon.
 func (f *attachFlags) request(name string, pidGiven bool) (agent.AttachRequest, error) {
 	req := agent.AttachRequest{Name: name, Network: f.network, Pool: f.pool, IfName: f.ifname, PID: f.pid}
 	switch {
-	case name == "":
-		return req, misusef("NAME is empty")
 	case f.netns != "" && pidGiven:
 		return req, misusef("--netns and --pid exclude each other")
 	case pidGiven && f.pid < 1:
@@ -157,11 +154,8 @@ func (a *app) detach() *cobra.Command {
 		Use:     "detach NAME...",
 		Short:   "Take endpoints off the network and free their addresses",
 		Long:    "Detach is done when the endpoint is gone; one that was not there is gone already.",
-		GroupID: groupUse, Args: cobra.MinimumNArgs(1), ValidArgsFunction: a.completeEndpoints,
+		GroupID: groupUse, Args: arguments("NAME..."), ValidArgsFunction: a.completeEndpoints,
 		RunE: func(cmd *cobra.Command, args []string) error {
-			if slices.Contains(args, "") {
-				return misusef("NAME is empty")
-			}
 			c, err := a.client(attachTimeout)
 			if err != nil {
 				return err

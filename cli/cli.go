@@ -159,12 +159,17 @@ func (a *app) root() *cobra.Command {
 		Long:          "Fairlead connects the containers of many hosts: routed, without NAT, one file per host.",
 		SilenceErrors: true,
 		SilenceUsage:  true,
-		Args:          cobra.NoArgs,
+		Version:       a.Version,
+		Args:          noCommand,
+		RunE:          noCommand,
 		PersistentPreRun: func(*cobra.Command, []string) {
 			a.begun = true
 		},
-		CompletionOptions: cobra.CompletionOptions{DisableDefaultCmd: true},
+		CompletionOptions:          cobra.CompletionOptions{DisableDefaultCmd: true},
+		SuggestionsMinimumDistance: 2,
 	}
+	root.SetVersionTemplate("fairlead {{.Version}}\n")
+	root.SetHelpCommandGroupID(groupHost)
 	root.AddGroup(&cobra.Group{ID: groupUse, Title: "Containers:"},
 		&cobra.Group{ID: groupSee, Title: "What is there:"},
 		&cobra.Group{ID: groupHost, Title: "This host:"})
@@ -186,8 +191,8 @@ const (
 func (a *app) globalFlags(root *cobra.Command) {
 	f := root.PersistentFlags()
 	f.VarP(&a.format, "output", "o", "how to print: table, json or yaml")
-	f.StringVar(&a.socket, "socket", "", "socket of the daemon (default: the config's, /run/fairlead/fairlead.sock)")
-	f.StringVar(&a.config, "config", "", "config file (default /etc/fairlead/fairlead.toml)")
-	f.DurationVar(&a.timeout, "timeout", 0, "how long to wait for the daemon (0: as long as suits the command)")
+	f.StringVar(&a.socket, "socket", "", "`PATH` of the daemon's socket (default: as in the config, /run/fairlead/fairlead.sock)")
+	f.StringVar(&a.config, "config", "", "config `FILE` (default /etc/fairlead/fairlead.toml)")
+	f.DurationVar(&a.timeout, "timeout", 0, "how long to wait for the daemon, such as 5s (default: as suits the command)")
 	_ = root.RegisterFlagCompletionFunc("output", cobra.FixedCompletions(formats(), cobra.ShellCompDirectiveNoFileComp))
 }

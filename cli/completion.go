@@ -16,7 +16,7 @@ func (a *app) completion() *cobra.Command {
 	return &cobra.Command{
 		Use: "completion bash|zsh|fish", Short: "Print the completion script of a shell", GroupID: groupHost,
 		Example: "  fairlead completion bash > /usr/share/bash-completion/completions/fairlead",
-		Args:    cobra.MatchAll(cobra.ExactArgs(1), cobra.OnlyValidArgs), ValidArgs: shells,
+		Args:    cobra.MatchAll(arguments("SHELL"), cobra.OnlyValidArgs), ValidArgs: shells,
 		RunE: func(cmd *cobra.Command, args []string) error {
 			switch args[0] {
 			case "bash":

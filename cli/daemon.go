@@ -17,7 +17,7 @@ func (a *app) run() *cobra.Command {
 	var o RunOptions
 	cmd := &cobra.Command{
 		Use: "run", Short: "Run the daemon in the foreground; SIGHUP reloads", GroupID: groupHost,
-		Args: cobra.NoArgs, ValidArgsFunction: cobra.NoFileCompletions,
+		Args: arguments(), ValidArgsFunction: cobra.NoFileCompletions,
 		RunE: func(cmd *cobra.Command, _ []string) error {
 			o.Config = a.config
 			return a.Run(cmd.Context(), o)
@@ -31,7 +31,7 @@ func (a *app) run() *cobra.Command {
 func (a *app) check() *cobra.Command {
 	return &cobra.Command{
 		Use: "check", Short: "Validate the config as the daemon would", GroupID: groupHost,
-		Args: cobra.NoArgs, ValidArgsFunction: cobra.NoFileCompletions,
+		Args: arguments(), ValidArgsFunction: cobra.NoFileCompletions,
 		RunE: func(*cobra.Command, []string) error {
 			v, err := a.Check(a.config)
 			if err != nil {
@@ -63,7 +63,7 @@ func (a *app) problems(problems []string) {
 func (a *app) reload() *cobra.Command {
 	return &cobra.Command{
 		Use: "reload", Short: "Apply the changed config, and wait until it is in force", GroupID: groupHost,
-		Args: cobra.NoArgs, ValidArgsFunction: cobra.NoFileCompletions,
+		Args: arguments(), ValidArgsFunction: cobra.NoFileCompletions,
 		RunE: func(cmd *cobra.Command, _ []string) error {
 			c, err := a.client(reloadTimeout)
 			if err != nil {
@@ -106,7 +106,7 @@ func (a *app) reloadRefused(err error) error {
 func (a *app) drain() *cobra.Command {
 	return &cobra.Command{
 		Use: "drain", Short: "Withdraw this host's routes from its peers, before it is taken away", GroupID: groupHost,
-		Args: cobra.NoArgs, ValidArgsFunction: cobra.NoFileCompletions,
+		Args: arguments(), ValidArgsFunction: cobra.NoFileCompletions,
 		RunE: func(cmd *cobra.Command, _ []string) error {
 			c, err := a.client(attachTimeout)
 			if err != nil {
@@ -127,7 +127,7 @@ func (a *app) uninstall() *cobra.Command {
 		Use: "uninstall", Short: "Take everything of ours out of the kernel", GroupID: groupHost,
 		Long: "Uninstall removes our links, routes, rules and neighbours, with or without a running daemon.\n" +
 			"Containers lose their network. Config and leases stay on disk.",
-		Args: cobra.NoArgs, ValidArgsFunction: cobra.NoFileCompletions,
+		Args: arguments(), ValidArgsFunction: cobra.NoFileCompletions,
 		RunE: func(cmd *cobra.Command, _ []string) error {
 			c, err := a.client(reloadTimeout)
 			if err != nil {
@@ -177,7 +177,7 @@ type build struct {
 func (a *app) version() *cobra.Command {
 	return &cobra.Command{
 		Use: "version", Short: "Print the version of this program", GroupID: groupHost,
-		Args: cobra.NoArgs, ValidArgsFunction: cobra.NoFileCompletions,
+		Args: arguments(), ValidArgsFunction: cobra.NoFileCompletions,
 		RunE: func(*cobra.Command, []string) error {
 			b := build{Version: a.Version, Go: runtime.Version(), Platform: runtime.GOOS + "/" + runtime.GOARCH}
 			if info, ok := debug.ReadBuildInfo(); ok {
@@ -204,7 +204,7 @@ func commit(info *debug.BuildInfo) string {
 // checkStore is run by the daemon on its own store before it opens it.
 func (a *app) checkStore() *cobra.Command {
 	return &cobra.Command{
-		Use: "check-store FILE", Short: "Read a store file from end to end", Hidden: true, Args: cobra.ExactArgs(1),
+		Use: "check-store FILE", Short: "Read a store file from end to end", Hidden: true, Args: arguments("FILE"),
 		RunE: func(_ *cobra.Command, args []string) error { return a.CheckStore(args[0]) },
 	}
 }

@@ -4,5 +4,5 @@ import "github.com/spf13/cobra"
 
 func (a *app) doctor() *cobra.Command {
 	return &cobra.Command{Use: "doctor", Short: "Check this host, and name the command that mends each finding", GroupID: groupHost,
-		Args: cobra.NoArgs, RunE: func(*cobra.Command, []string) error { return nil }}
+		Args: arguments(), RunE: func(*cobra.Command, []string) error { return nil }}
 }

@@ -27,7 +27,7 @@ func (a *app) init() *cobra.Command {
 	cmd := &cobra.Command{
 		Use: "init", Short: "Write a commented config for this host", GroupID: groupHost,
 		Example: "  fairlead init --peer 192.0.2.2 --peer 192.0.2.3",
-		Args:    cobra.NoArgs, ValidArgsFunction: cobra.NoFileCompletions,
+		Args:    arguments(), ValidArgsFunction: cobra.NoFileCompletions,
 		RunE: func(*cobra.Command, []string) error {
 			o, err := f.options()
 			if err != nil {
@@ -52,10 +52,10 @@ func (a *app) init() *cobra.Command {
 	fs := cmd.Flags()
 	fs.BoolVar(&f.force, "force", false, "replace a config that is there")
 	fs.BoolVar(&f.stdout, "stdout", false, "print the config rather than write it")
-	fs.StringVar(&f.name, "name", "", "name of this node (default: the host name)")
-	fs.StringVar(&f.address, "address", "", "address of this node (default: the source address of the default route)")
-	fs.StringArrayVar(&f.pools, "pool", nil, "range of container addresses, may be repeated")
-	fs.StringArrayVar(&f.peers, "peer", nil, "address of another node, may be repeated")
+	fs.StringVar(&f.name, "name", "", "`NAME` of this node (default: the host name)")
+	fs.StringVar(&f.address, "address", "", "`ADDRESS` of this node (default: the source address of the default route)")
+	fs.StringArrayVar(&f.pools, "pool", nil, "`CIDR` of container addresses; may be repeated")
+	fs.StringArrayVar(&f.peers, "peer", nil, "`ADDRESS` of another node; may be repeated")
 	return cmd
 }
 

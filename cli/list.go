@@ -17,7 +17,7 @@ import (
 // list builds a command that prints one table of the API: get path, decode []T, rows.
 func list[T any](a *app, use, short, path, none string, rows func([]T) table) *cobra.Command {
 	return &cobra.Command{
-		Use: use, Short: short, GroupID: groupSee, Args: cobra.NoArgs, ValidArgsFunction: cobra.NoFileCompletions,
+		Use: use, Short: short, GroupID: groupSee, Args: arguments(), ValidArgsFunction: cobra.NoFileCompletions,
 		RunE: func(cmd *cobra.Command, _ []string) error {
 			c, err := a.client(readTimeout)
 			if err != nil {
@@ -128,7 +128,7 @@ func (a *app) endpoints() *cobra.Command {
 	all := list(a, "endpoints [NAME]", "Containers, VMs and namespaces attached to this host", "/v1/endpoints",
 		"no endpoints: fairlead attach NAME", endpointTable)
 	one := all.RunE
-	all.Args = cobra.MaximumNArgs(1)
+	all.Args = arguments("[NAME]")
 	all.ValidArgsFunction = a.completeEndpoints
 	all.RunE = func(cmd *cobra.Command, args []string) error {
 		if len(args) == 0 {

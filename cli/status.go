@@ -14,7 +14,7 @@ import (
 func (a *app) status() *cobra.Command {
 	return &cobra.Command{
 		Use: "status", Short: "How this node fares, on one screen", GroupID: groupSee,
-		Args: cobra.NoArgs, ValidArgsFunction: cobra.NoFileCompletions,
+		Args: arguments(), ValidArgsFunction: cobra.NoFileCompletions,
 		RunE: func(cmd *cobra.Command, _ []string) error {
 			c, err := a.client(readTimeout)
 			if err != nil {
