@@ -90,3 +90,27 @@ func Climb(ctx context.Context, rungs ...Rung) *Report {
 	}
 	return r
 }
+
+// Whole is a rung whose table takes everything that is wanted at once and works out by itself what is new and what is
+// gone. On top of a ladder it is set after everything beneath is put and before anything beneath is pruned.
+func Whole(name string, set func(context.Context) error) Rung {
+	return whole{title: name, set: set}
+}
+
+type whole struct {
+	title string
+	set   func(context.Context) error
+}
+
+func (w whole) alone() bool  { return false }
+func (w whole) name() string { return w.title }
+
+func (w whole) put(ctx context.Context, r *Report) bool {
+	if err := w.set(ctx); err != nil {
+		r.fail(w.title, "", "set", err)
+		return false
+	}
+	return true
+}
+
+func (w whole) prune(context.Context, *Report) {}

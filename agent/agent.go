@@ -1,0 +1,176 @@
+// Package agent keeps one host's network as config, store and BGP want it: it reads, thinks and acts, in passes.
+package agent
+
+import (
+	"context"
+	"fmt"
+	"log/slog"
+	"net/netip"
+	"sync"
+	"time"
+
+	"github.com/prometheus/client_golang/prometheus"
+
+	"github.com/fairlead-net/fairlead/bgp"
+	"github.com/fairlead-net/fairlead/ipam"
+	"github.com/fairlead-net/fairlead/reconcile"
+	"github.com/fairlead-net/fairlead/store"
+	"github.com/fairlead-net/fairlead/tunnel"
+)
+
+// Speaker is a source of routes and a sink of announcements.
+type Speaker interface {
+	Routes() (routes []bgp.Route, complete bool)
+	Changed() <-chan struct{}
+	Announce([]bgp.Announcement) error // everything, every time
+	SetPeers(bgp.Config) error
+	Peers() []bgp.PeerStatus
+}
+
+// Underlay answers questions about the network beneath and says when it changes.
+type Underlay interface {
+	Underlay(ctx context.Context, address netip.Addr) (tunnel.Underlay, error)
+	Hops(ctx context.Context, next []netip.Addr) (map[netip.Addr]tunnel.Hop, error)
+	ReadSysctl(path string) (string, error)
+	Watch(ctx context.Context) (<-chan struct{}, error)
+}
+
+// Rooms are what the agent works with.
+type Rooms struct {
+	DB       *store.DB
+	Ledger   *ipam.Ledger
+	Speaker  Speaker
+	Underlay Underlay
+	Kernel   Kernel
+	Source   Source
+	Notify   func(state string) // to the service manager, sd_notify(3) words
+	Watchdog time.Duration      // how often the service manager wants to hear of us, 0 = never
+	Log      *slog.Logger
+	Version  string
+	Now      func() time.Time
+}
+
+// Agent is the daemon's heart. Its methods may be called at the same time.
+type Agent struct {
+	room    Rooms
+	started time.Time
+	ladder  *ladder
+	metrics *metrics
+	locks   names
+	asked   chan struct{}        // poke: an intent changed
+	gone    map[string]time.Time // since when endpoints are missing; of the loop alone
+
+	mu    sync.Mutex
+	state state // under mu
+}
+
+// state is what the API and the loop share.
+type state struct {
+	cfg       Config
+	rev       uint64 // grows with every intent
+	drained   bool
+	uninstall bool
+	refused   error         // why the last reload was refused
+	last      outcome       // of the latest pass
+	passed    chan struct{} // closed by the next pass
+}
+
+// outcome is what a pass left.
+type outcome struct {
+	rev      uint64
+	err      error // the pass could not be made
+	report   *reconcile.Report
+	desired  desired
+	in       inputs
+	finished time.Time
+}
+
+// clean tells whether everything is as wanted.
+func (o *outcome) clean() bool { return o.err == nil && o.report != nil && o.report.Clean() }
+
+// problem is why the pass is not clean, nil when it is.
+func (o *outcome) problem() error {
+	if o.err != nil || o.report == nil {
+		return o.err
+	}
+	return o.report.Err()
+}
+
+// New makes an agent; Run starts it.
+func New(cfg Config, r Rooms) (*Agent, error) {
+	a := &Agent{
+		room: r, started: r.Now(), ladder: newLadder(r.Kernel, r.Speaker),
+		locks: names{held: make(map[string]chan struct{})},
+		asked: make(chan struct{}, 1),
+		gone:  make(map[string]time.Time),
+		state: state{cfg: cfg, rev: r.DB.Revision(), passed: make(chan struct{})},
+	}
+	a.metrics = newMetrics(a)
+	if err := a.room.Ledger.SetPools(cfg.Pools); err != nil {
+		return nil, fmt.Errorf("set pools: %w", err)
+	}
+	return a, nil
+}
+
+// Metrics is the registry that holds everything the agent counts.
+func (a *Agent) Metrics() *prometheus.Registry { return a.metrics.registry }
+
+// ask makes a new revision for a changed intent and wakes the loop.
+func (a *Agent) ask() uint64 {
+	a.mu.Lock()
+	a.state.rev++
+	rev := a.state.rev
+	a.mu.Unlock()
+	select {
+	case a.asked <- struct{}{}:
+	default:
+	}
+	return rev
+}
+
+// publish makes the outcome of a pass known to those who wait for it.
+func (a *Agent) publish(o outcome) {
+	a.mu.Lock()
+	defer a.mu.Unlock()
+	a.state.last = o
+	close(a.state.passed)
+	a.state.passed = make(chan struct{})
+}
+
+// after waits for the first pass that knows of revision rev.
+func (a *Agent) after(ctx context.Context, rev uint64) (outcome, error) {
+	for {
+		a.mu.Lock()
+		o, next := a.state.last, a.state.passed
+		a.mu.Unlock()
+		if !o.finished.IsZero() && o.rev >= rev {
+			return o, nil
+		}
+		select {
+		case <-next:
+		case <-ctx.Done():
+			return o, fmt.Errorf("wait for revision %d: %w", rev, ctx.Err())
+		}
+	}
+}
+
+// Settled waits until a clean pass knows of revision rev. When ctx ends first, the error says what is in the way.
+func (a *Agent) Settled(ctx context.Context, rev uint64) error {
+	for {
+		o, err := a.after(ctx, rev)
+		if err != nil {
+			return err
+		}
+		if o.clean() {
+			return nil
+		}
+		a.mu.Lock()
+		next := a.state.passed
+		a.mu.Unlock()
+		select {
+		case <-next:
+		case <-ctx.Done():
+			return fmt.Errorf("wait for revision %d: %w: %w", rev, ctx.Err(), o.problem())
+		}
+	}
+}

@@ -1,0 +1,198 @@
+package agent
+
+import (
+	"fmt"
+	"net/netip"
+	"slices"
+
+	"github.com/fairlead-net/fairlead/bgp"
+	"github.com/fairlead-net/fairlead/endpoint"
+	"github.com/fairlead-net/fairlead/store"
+	"github.com/fairlead-net/fairlead/tunnel"
+)
+
+// established is the state of a session that works, RFC 4271 section 8.2.2.
+const established = "established"
+
+// seen is the latest outcome and what belongs to it.
+func (a *Agent) seen() (o outcome, cfg Config, refused error) {
+	a.mu.Lock()
+	defer a.mu.Unlock()
+	return a.state.last, a.state.cfg, a.state.refused
+}
+
+// Status answers in one screen what a tired operator asks first.
+func (a *Agent) Status() Status {
+	o, cfg, refused := a.seen()
+	s := Status{
+		Node: cfg.Node.Name, Address: cfg.Node.Address, UUID: a.room.DB.NodeUUID().String(), Version: a.room.Version,
+		UptimeSeconds: int64(a.room.Now().Sub(a.started).Seconds()), Revision: o.rev, Endpoints: len(o.in.records),
+		Fastpath: "off", ConfigFile: cfg.File, Drained: o.in.drained, DriftRepaired: a.metrics.repairedSoFar(),
+	}
+	if refused != nil {
+		s.ConfigError = refused.Error()
+	}
+	for _, p := range a.Peers() {
+		s.Peers.Configured++
+		if p.State == established {
+			s.Peers.Established++
+		}
+	}
+	s.Routes = count(o.desired.routes)
+	for _, p := range cfg.Pools {
+		s.Pools = append(s.Pools, a.poolStatus(p.Name, p.CIDR))
+	}
+	s.Problems = a.problems(&o, &s)
+	s.Ready = o.clean() && !slices.ContainsFunc(s.Pools, func(p PoolStatus) bool { return p.Block == "" || p.Held != "" })
+	return s
+}
+
+func (a *Agent) poolStatus(name string, cidr netip.Prefix) PoolStatus {
+	p := PoolStatus{Name: name, CIDR: cidr}
+	for _, u := range a.room.Ledger.Usage() {
+		if u.Pool != name {
+			continue
+		}
+		p.Size, p.Leased, p.Resting, p.Reserved, p.Held = u.Size, u.Leased, u.Resting, u.Reserved, u.Held
+		if u.Block.IsValid() {
+			p.Block = u.Block.String()
+		}
+	}
+	return p
+}
+
+// problems lists what is wrong, most urgent first.
+func (a *Agent) problems(o *outcome, s *Status) []string {
+	all := []string{}
+	if o.finished.IsZero() {
+		all = append(all, "starting: the first pass is not done yet")
+	} else if !o.clean() {
+		all = append(all, o.problem().Error())
+	}
+	for _, p := range s.Pools {
+		switch {
+		case p.Held != "":
+			all = append(all, fmt.Sprintf("pool %s hands out no address: %s", p.Name, p.Held))
+		case p.Block == "":
+			all = append(all, fmt.Sprintf("pool %s has no block yet: listening to the peers first", p.Name))
+		}
+	}
+	if s.ConfigError != "" {
+		all = append(all, "the changed config was refused, the old one is in force: "+s.ConfigError)
+	}
+	for _, p := range a.Peers() {
+		if p.State != established {
+			why := p.State
+			if p.LastError != "" {
+				why += ": " + p.LastError
+			}
+			all = append(all, fmt.Sprintf("peer %s is not established (%s)", p.Address, why))
+		}
+	}
+	for _, r := range o.desired.routes {
+		if r.Reason == reasonOwn || r.Reason == "" || r.Reason == reasonOutside || r.Reason == reasonDefault {
+			continue // a clash of blocks is named by the pool; the others are refused on purpose
+		}
+		all = append(all, fmt.Sprintf("route %s via %s is not used: %s", r.Prefix, join(r.Via), r.Reason))
+	}
+	for _, r := range o.in.records {
+		if !o.in.alive[r.Name] {
+			all = append(all, fmt.Sprintf("endpoint %s: its namespace %s is gone", r.Name, r.NetNS))
+		}
+	}
+	return all
+}
+
+func count(routes []Route) RouteCount {
+	var c RouteCount
+	for _, r := range routes {
+		switch tunnel.Encap(r.Encap) {
+		case tunnel.Direct:
+			c.Direct++
+		case tunnel.IPIP:
+			c.IPIP++
+		case tunnel.VXLAN:
+			c.VXLAN++
+		default:
+			c.Skipped++
+		}
+	}
+	return c
+}
+
+// Routes lists every route heard from the peers, used or not.
+func (a *Agent) Routes() []Route {
+	o, _, _ := a.seen()
+	if o.desired.routes == nil {
+		return []Route{}
+	}
+	return o.desired.routes
+}
+
+// Peers lists the configured BGP neighbours.
+func (a *Agent) Peers() []Peer {
+	o, _, _ := a.seen()
+	accepted := make(map[netip.Addr]int)
+	for i := range o.in.routes {
+		for _, from := range o.in.routes[i].Peers {
+			if refuse(o.in, o.in.routes[i].Prefix) == "" {
+				accepted[from]++
+			}
+		}
+	}
+	all := []Peer{}
+	for _, p := range a.room.Speaker.Peers() {
+		all = append(all, a.peer(p, accepted[p.Address]))
+	}
+	slices.SortFunc(all, func(x, y Peer) int { return x.Address.Compare(y.Address) })
+	return all
+}
+
+func (a *Agent) peer(p bgp.PeerStatus, accepted int) Peer {
+	view := Peer{
+		Address: p.Address, ASN: p.ASN, Role: string(p.Role), State: p.State, Received: p.Received, Accepted: accepted,
+		Advertised: p.Advertised, LastError: p.LastError, Node: p.Name,
+	}
+	if p.State == established && !p.Since.IsZero() {
+		view.UptimeSeconds = int64(a.room.Now().Sub(p.Since).Seconds())
+	}
+	return view
+}
+
+// Endpoints lists what is attached here, by name.
+func (a *Agent) Endpoints() ([]Endpoint, error) {
+	all := []Endpoint{}
+	err := a.room.DB.View(func(tx *store.Tx) error {
+		for _, r := range endpoints().All(tx) {
+			all = append(all, a.show(r))
+		}
+		return nil
+	})
+	return all, err
+}
+
+func (a *Agent) endpointNamed(name string) (Endpoint, error) {
+	r, found, err := a.record(name)
+	if err == nil && !found {
+		err = fmt.Errorf("%w: no endpoint %q here: fairlead endpoints lists them", ErrNotFound, name)
+	}
+	if err != nil {
+		return Endpoint{}, err
+	}
+	return a.show(r), nil
+}
+
+// show is a record as the API tells it.
+func (a *Agent) show(r record) Endpoint {
+	a.mu.Lock()
+	node := a.state.cfg.Node.Name
+	a.mu.Unlock()
+	if r.Labels == nil {
+		r.Labels = map[string]string{}
+	}
+	return Endpoint{
+		Name: r.Name, ID: r.ID, Node: node, Network: r.Network, Addresses: r.Addresses,
+		MAC: endpoint.ContainerMAC(r.Addresses[0]).String(), IfName: r.IfName, HostIfName: endpoint.HostIf(r.Name),
+		NetNS: r.NetNS, Labels: r.Labels, Ports: []Port{}, Created: r.Created,
+	}
+}

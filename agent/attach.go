@@ -1,0 +1,273 @@
+package agent
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"net/netip"
+	"regexp"
+	"slices"
+
+	"github.com/google/uuid"
+
+	"github.com/fairlead-net/fairlead/endpoint"
+	"github.com/fairlead-net/fairlead/ipam"
+	"github.com/fairlead-net/fairlead/reconcile"
+	"github.com/fairlead-net/fairlead/store"
+	"github.com/fairlead-net/fairlead/tunnel"
+)
+
+// Errors that tell a caller's mistake from the world's trouble; each is wrapped with the facts.
+var (
+	ErrBadRequest = errors.New("bad request")
+	ErrConflict   = errors.New("conflict")
+	ErrNotFound   = errors.New("not found")
+)
+
+const (
+	defaultNetwork = "default"
+	defaultIfName  = "eth0"
+	maxLabels      = 64
+	maxLabel       = 1024 // bytes of key and value together
+)
+
+// Attach gives an endpoint its addresses and its link. It returns when the kernel has everything, or an error after
+// which nothing is left of it. fresh is false when the endpoint was already there as asked.
+func (a *Agent) Attach(ctx context.Context, req AttachRequest) (e Endpoint, fresh bool, err error) {
+	if err := checkAttach(&req); err != nil {
+		return e, false, err
+	}
+	unlock, err := a.locks.lock(ctx, req.Name)
+	if err != nil {
+		return e, false, fmt.Errorf("attach %s: %w", req.Name, err)
+	}
+	defer unlock()
+	path, inode, err := endpoint.Resolve(req.NetNS, req.PID)
+	if err != nil {
+		return e, false, fmt.Errorf("attach %s: %w: %w", req.Name, ErrBadRequest, err)
+	}
+	r := record{
+		Name: req.Name, ID: uuid.NewString(), Network: req.Network, NetNS: path, NSInode: inode, IfName: req.IfName,
+		Labels: req.Labels, Created: a.room.Now().UTC(),
+	}
+	old, found, err := a.record(req.Name)
+	if err != nil {
+		return e, false, fmt.Errorf("attach %s: %w", req.Name, err)
+	}
+	if found {
+		if err := replaceable(old, r, req); err != nil {
+			return e, false, fmt.Errorf("attach %s: %w", req.Name, err)
+		}
+		r.ID, r.Created = old.ID, old.Created
+	}
+	if r, err = a.commit(ctx, req, r, old); err != nil {
+		return e, false, fmt.Errorf("attach %s: %w", req.Name, err)
+	}
+	if err := a.realize(ctx, r); err != nil {
+		if !found {
+			err = errors.Join(err, a.takeBack(ctx, r.Name))
+		}
+		return e, false, fmt.Errorf("attach %s: %w", req.Name, err)
+	}
+	return a.show(r), !found, nil
+}
+
+// Detach takes an endpoint's link and addresses away. Absent is success.
+func (a *Agent) Detach(ctx context.Context, name string) error {
+	unlock, err := a.locks.lock(ctx, name)
+	if err != nil {
+		return fmt.Errorf("detach %s: %w", name, err)
+	}
+	defer unlock()
+	if err := a.takeBack(ctx, name); err != nil {
+		return fmt.Errorf("detach %s: %w", name, err)
+	}
+	return nil
+}
+
+var (
+	goodName   = regexp.MustCompile(`^[A-Za-z0-9][A-Za-z0-9_.-]{0,127}$`)
+	goodIfName = regexp.MustCompile(`^[A-Za-z0-9_.-]{1,15}$`)
+)
+
+func checkAttach(req *AttachRequest) error {
+	if req.IfName == "" {
+		req.IfName = defaultIfName
+	}
+	if req.Network == "" {
+		req.Network = defaultNetwork
+	}
+	if req.NetNS == "" && req.PID == 0 {
+		req.NetNS = req.Name
+	}
+	size := 0
+	for k, v := range req.Labels {
+		size = max(size, len(k)+len(v))
+	}
+	switch {
+	case !goodName.MatchString(req.Name):
+		return fmt.Errorf("%w: name %q: use 1 to 128 letters, digits, '_', '.', '-', the first a letter or digit", ErrBadRequest, req.Name)
+	case !goodIfName.MatchString(req.IfName) || req.IfName == "." || req.IfName == ".." || req.IfName == "lo":
+		return fmt.Errorf("%w: ifname %q: use 1 to 15 letters, digits, '_', '.', '-', and not lo", ErrBadRequest, req.IfName)
+	case req.Network != defaultNetwork:
+		return fmt.Errorf("%w: network %q: this node has only the network %q", ErrNotFound, req.Network, defaultNetwork)
+	case req.PID < 0 || req.PID > 0 && req.NetNS != "":
+		return fmt.Errorf("%w: give a network namespace or a process id, not both", ErrBadRequest)
+	case len(req.Labels) > maxLabels || size > maxLabel:
+		return fmt.Errorf("%w: at most %d labels of %d bytes each", ErrBadRequest, maxLabels, maxLabel)
+	case len(req.IPs) > 2 || len(req.IPs) == 2 && req.IPs[0].Is4() == req.IPs[1].Is4():
+		return fmt.Errorf("%w: at most one address of each family", ErrBadRequest)
+	}
+	for _, ip := range req.IPs {
+		if !ip.IsValid() || ip.Is4In6() || ip.Zone() != "" {
+			return fmt.Errorf("%w: address %q: give a plain IPv4 or IPv6 address", ErrBadRequest, ip)
+		}
+	}
+	return nil
+}
+
+func (a *Agent) record(name string) (r record, found bool, err error) {
+	err = a.room.DB.View(func(tx *store.Tx) error {
+		r, found, err = endpoints().Get(tx, name)
+		return err
+	})
+	return r, found, err
+}
+
+// replaceable tells whether an attach may take the place of the endpoint that has the name: when it asks for the same,
+// or when the old one's namespace is gone, as after a restart of the container.
+func replaceable(old, r record, req AttachRequest) error {
+	for _, ip := range req.IPs {
+		if !slices.Contains(old.Addresses, ip) {
+			return fmt.Errorf("%w: it has %s: detach it first, then ask for %s", ErrConflict, join(old.Addresses), ip)
+		}
+	}
+	if old.NSInode == r.NSInode && old.IfName == r.IfName {
+		return nil
+	}
+	if endpoint.Alive(old.row(0)) {
+		return fmt.Errorf("%w: it is attached to %s as %s: detach it first", ErrConflict, old.NetNS, old.IfName)
+	}
+	return nil
+}
+
+func join(addresses []netip.Addr) string {
+	s := ""
+	for i, a := range addresses {
+		if i > 0 {
+			s += ", "
+		}
+		s += a.String()
+	}
+	return s
+}
+
+// commit makes the addresses and the endpoint durable together. While no block is chosen yet it waits for one.
+func (a *Agent) commit(ctx context.Context, req AttachRequest, r, old record) (record, error) {
+	wanted, err := a.requests(req, old)
+	if err != nil {
+		return r, err
+	}
+	for {
+		a.mu.Lock()
+		next := a.state.passed
+		a.mu.Unlock()
+		_, err := a.room.Ledger.LeaseWith(ctx, func(tx *store.Tx, leases []Lease) error {
+			r.Addresses = r.Addresses[:0]
+			for _, l := range leases {
+				r.Addresses = append(r.Addresses, l.Address)
+			}
+			return endpoints().Put(tx, r.Name, r)
+		}, wanted...)
+		if !errors.Is(err, ipam.ErrNoBlock) {
+			return r, err
+		}
+		select {
+		case <-next:
+		case <-ctx.Done():
+			return r, err
+		}
+	}
+}
+
+// requests turns the wish into leases: the named pool, or the first pool of each family that is asked for.
+func (a *Agent) requests(req AttachRequest, old record) ([]ipam.Request, error) {
+	a.mu.Lock()
+	pools := a.state.cfg.Pools
+	a.mu.Unlock()
+	ips := req.IPs
+	if len(ips) == 0 {
+		ips = old.Addresses
+	}
+	var all []ipam.Request
+	done := make(map[bool]bool) // by family: is it IPv4
+	for _, p := range pools {
+		v4 := p.CIDR.Addr().Is4()
+		if req.Pool != "" && p.Name != req.Pool || done[v4] {
+			continue
+		}
+		want := ipam.Request{Owner: req.Name, Pool: p.Name, Policy: ipam.PolicyEndpoint}
+		if i := slices.IndexFunc(ips, func(ip netip.Addr) bool { return ip.Is4() == v4 }); i >= 0 {
+			if want.Address = ips[i]; req.Pool == "" && !p.CIDR.Contains(want.Address) {
+				continue // a later pool of this family may hold it
+			}
+		}
+		done[v4] = true
+		all = append(all, want)
+	}
+	for _, ip := range ips {
+		if !slices.ContainsFunc(all, func(r ipam.Request) bool { return r.Address == ip }) {
+			return nil, fmt.Errorf("%w: no pool holds %s", ipam.ErrForeign, ip)
+		}
+	}
+	if len(all) == 0 {
+		return nil, fmt.Errorf("%w: pool %q", ipam.ErrNoPool, req.Pool)
+	}
+	return all, nil
+}
+
+// realize waits until the kernel has all of an endpoint, and says what is in the way if it has not.
+func (a *Agent) realize(ctx context.Context, r record) error {
+	o, err := a.after(ctx, a.ask())
+	if err != nil {
+		return err
+	}
+	return o.trouble(endpoint.HostIf(r.Name), r.Addresses...)
+}
+
+// trouble is what the pass could not do for an endpoint.
+func (o *outcome) trouble(hostIf string, addresses ...netip.Addr) error {
+	if o.err != nil {
+		return o.err
+	}
+	ours := map[string]bool{hostIf: true}
+	for _, ip := range addresses {
+		ours[fmt.Sprint(tunnel.HostRoute(ip))] = true
+		ours[fmt.Sprint(tunnel.NeighKey{Dev: hostIf, IP: ip})] = true
+	}
+	var errs []error
+	for _, list := range [][]reconcile.Failure{o.report.Failures, o.report.Waiting} {
+		for _, f := range list {
+			if ours[f.Key] || f.Key == "" && f.Table == "endpoint" {
+				errs = append(errs, f.Err)
+			}
+		}
+	}
+	return errors.Join(errs...)
+}
+
+// takeBack frees the addresses and waits until the link is gone. The addresses rest before others get them.
+func (a *Agent) takeBack(ctx context.Context, name string) error {
+	// The caller may have given up already; what was begun must still be undone.
+	ctx, cancel := context.WithTimeout(context.WithoutCancel(ctx), undoPatience)
+	defer cancel()
+	drop := func(tx *store.Tx) error { return endpoints().Delete(tx, name) }
+	if _, err := a.room.Ledger.ReleaseWith(ctx, name, drop); err != nil {
+		return err
+	}
+	o, err := a.after(ctx, a.ask())
+	if err != nil {
+		return err
+	}
+	return o.trouble(endpoint.HostIf(name))
+}

@@ -1,0 +1,36 @@
+package agent
+
+import (
+	"net/netip"
+	"time"
+
+	"github.com/fairlead-net/fairlead/bgp"
+	"github.com/fairlead-net/fairlead/ipam"
+	"github.com/fairlead-net/fairlead/tunnel"
+)
+
+// Config is what the agent is told; main makes it out of the file.
+type Config struct {
+	File     string // where it came from, "" without a file
+	Node     Node
+	Pools    []ipam.Pool
+	BGP      bgp.Config
+	Tunnel   tunnel.Config
+	Interval time.Duration // of the pass that repairs silent drift
+	Socket   string        // path of the API's unix socket
+	Metrics  string        // host:port, "" = off
+}
+
+// Node is this host as the others see it.
+type Node struct {
+	Name    string
+	Address netip.Addr // underlay; invalid on a host without a default route, which then has no peers
+	MTU     int        // of container links in bytes, 0 = underlay less overhead
+}
+
+// Source gives the config anew each time it is asked.
+type Source interface {
+	// Reload reads and validates. It returns the keys whose values changed since the last success. An error lists every
+	// mistake, one a line, and means that nothing changed.
+	Reload() (Config, []string, error)
+}

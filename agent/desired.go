@@ -1,0 +1,157 @@
+package agent
+
+import (
+	"net/netip"
+	"slices"
+
+	"github.com/fairlead-net/fairlead/bgp"
+	"github.com/fairlead-net/fairlead/endpoint"
+	"github.com/fairlead-net/fairlead/ipam"
+	"github.com/fairlead-net/fairlead/tunnel"
+)
+
+// desired is what the kernel and the peers should hold. It is a function of the inputs and of nothing else.
+type desired struct {
+	tunnel.Rows
+	endpoints map[string]endpoint.Row
+	announce  []bgp.Announcement
+	routes    []Route // every route heard, used or not
+}
+
+// The reasons for which a route is heard and not used.
+const (
+	reasonDefault  = "default-route"
+	reasonOutside  = "outside-pools"
+	reasonUnderlay = "underlay"
+	reasonOwn      = "own-block"
+)
+
+func desire(in inputs) desired {
+	if in.uninstall {
+		return desired{Rows: tunnel.Rows{Sysctls: in.known}}
+	}
+	d := desired{endpoints: make(map[string]endpoint.Row)}
+	plan := tunnel.Input{Config: in.cfg.Tunnel, Underlay: in.underlay, MTU: in.cfg.Node.MTU, Hops: in.hops}
+	for _, p := range in.cfg.Pools {
+		plan.Pools = append(plan.Pools, p.CIDR)
+		if block := in.blocks[p.Name]; block.IsValid() {
+			plan.Blocks = append(plan.Blocks, block)
+		}
+	}
+	nodes := d.accept(in, &plan)
+	d.attach(in, &plan)
+	d.Rows = tunnel.Plan(plan)
+	d.show(nodes)
+	if !in.drained {
+		d.announce = announcements(in)
+	}
+	return d
+}
+
+// accept hands the usable routes to the plan and lists the others with the reason. It returns the names of nodes.
+func (d *desired) accept(in inputs, plan *tunnel.Input) map[netip.Prefix]string {
+	nodes := make(map[netip.Prefix]string, len(in.routes))
+	for _, r := range in.routes {
+		nodes[r.Prefix] = nodeOf(r)
+		if reason := refuse(in, r.Prefix); reason != "" {
+			d.routes = append(d.routes, Route{Prefix: r.Prefix, Via: r.NextHops, Node: nodeOf(r), Reason: reason})
+			continue
+		}
+		plan.Remotes = append(plan.Remotes, tunnel.Remote{Prefix: r.Prefix, NextHops: r.NextHops})
+	}
+	return nodes
+}
+
+// nodeOf names the node that a route leads to: by the name it gave itself, else by its address.
+func nodeOf(r bgp.Route) string {
+	if r.Node == "" && len(r.NextHops) > 0 {
+		return r.NextHops[0].String()
+	}
+	return r.Node
+}
+
+// refuse says why a prefix is not taken from a peer, "" when it is.
+//
+// A peer must not be able to redirect anything but what lies inside our pools and outside our own block: not the host's
+// default route, not the network that the sessions themselves run over.
+func refuse(in inputs, p netip.Prefix) string {
+	if p.Bits() == 0 {
+		return reasonDefault
+	}
+	inside := func(pool ipam.Pool) bool { return pool.CIDR.Bits() <= p.Bits() && pool.CIDR.Contains(p.Addr()) }
+	if !slices.ContainsFunc(in.cfg.Pools, inside) {
+		return reasonOutside
+	}
+	if slices.ContainsFunc(in.underlay.Subnets, p.Overlaps) {
+		return reasonUnderlay
+	}
+	for _, block := range in.blocks {
+		if block.IsValid() && block.Overlaps(p) {
+			return reasonOwn
+		}
+	}
+	return ""
+}
+
+// attach wants a link for every endpoint. One whose namespace is gone keeps the link it may still have, and gets no new
+// one: a process elsewhere can hold the namespace open.
+func (d *desired) attach(in inputs, plan *tunnel.Input) {
+	mtu := tunnel.ContainerMTU(*plan)
+	for _, r := range in.records {
+		row := r.row(mtu)
+		if !in.alive[r.Name] {
+			have, ok := in.linked[row.HostIf]
+			if !ok {
+				continue
+			}
+			row = have
+		}
+		d.endpoints[row.HostIf] = row
+		for _, a := range r.Addresses {
+			plan.Attached = append(plan.Attached, tunnel.Attached{Dev: row.HostIf, MAC: tunnel.MAC(row.MAC), IP: a})
+		}
+	}
+}
+
+// show lists the routes of the plan for people.
+func (d *desired) show(nodes map[netip.Prefix]string) {
+	for _, p := range d.Paths {
+		d.routes = append(d.routes, Route{
+			Prefix: p.Prefix, Via: p.Via, Encap: string(p.Encap), Dev: p.Dev, MTU: p.MTU,
+			Node: nodes[p.Prefix], Installed: p.Reason == "", Reason: p.Reason,
+		})
+	}
+	slices.SortFunc(d.routes, func(a, b Route) int {
+		if c := a.Prefix.Addr().Compare(b.Prefix.Addr()); c != 0 {
+			return c
+		}
+		return a.Prefix.Bits() - b.Prefix.Bits()
+	})
+}
+
+// announcements are one aggregate for each block, from config and store alone, so that BGP never feeds itself.
+func announcements(in inputs) []bgp.Announcement {
+	var all []bgp.Announcement
+	for _, p := range in.cfg.Pools {
+		block := in.blocks[p.Name]
+		nh := nextHop(in.underlay, p.CIDR.Addr().Is4())
+		if block.IsValid() && nh.IsValid() {
+			all = append(all, bgp.Announcement{Prefix: block, NextHop: nh})
+		}
+	}
+	return all
+}
+
+// nextHop is this node's address of the wanted family. A node without an IPv6 address gives the IPv4-mapped one, as
+// RFC 4798 section 2 does: the others then tunnel over IPv4.
+func nextHop(u tunnel.Underlay, v4 bool) netip.Addr {
+	for _, a := range []netip.Addr{u.Address, u.Address6} {
+		if a.IsValid() && a.Is4() == v4 {
+			return a
+		}
+	}
+	if !v4 && u.Address.IsValid() {
+		return netip.AddrFrom16(u.Address.As16())
+	}
+	return u.Address
+}

@@ -1,0 +1,96 @@
+package agent
+
+import (
+	"context"
+	"fmt"
+	"net/netip"
+	"time"
+
+	"github.com/fairlead-net/fairlead/bgp"
+	"github.com/fairlead-net/fairlead/endpoint"
+	"github.com/fairlead-net/fairlead/store"
+	"github.com/fairlead-net/fairlead/tunnel"
+)
+
+// inputs is everything that one pass knows, taken once at its start.
+type inputs struct {
+	rev       uint64
+	cfg       Config
+	records   []record
+	blocks    map[string]netip.Prefix // by pool
+	leased    map[string]int          // addresses in use, by pool
+	known     map[string]string       // sysctl values from before us, by path
+	routes    []bgp.Route
+	complete  bool // every peer has told all it knows, or was waited for long enough
+	settled   bool // complete, or long enough since the start to choose a block
+	underlay  tunnel.Underlay
+	hops      map[netip.Addr]tunnel.Hop
+	linked    map[string]endpoint.Row // host ends in the kernel
+	alive     map[string]bool         // endpoints whose namespace is still the one they were attached to
+	drained   bool
+	uninstall bool
+}
+
+// blockPatience is how long a node without a block listens to peers that do not answer before it chooses one.
+const blockPatience = 5 * time.Second
+
+// read takes the snapshot. The revision comes first, so that what is asked for later is never claimed by this pass.
+func (a *Agent) read(ctx context.Context) (inputs, error) {
+	a.mu.Lock()
+	in := inputs{rev: a.state.rev, cfg: a.state.cfg, drained: a.state.drained, uninstall: a.state.uninstall}
+	a.mu.Unlock()
+	if err := a.readStore(&in); err != nil {
+		return in, err
+	}
+	in.blocks, in.leased = make(map[string]netip.Prefix), make(map[string]int)
+	for _, u := range a.room.Ledger.Usage() {
+		in.blocks[u.Pool], in.leased[u.Pool] = u.Block, u.Leased
+	}
+	in.routes, in.complete = a.room.Speaker.Routes()
+	in.settled = in.complete || a.room.Now().Sub(a.started) > blockPatience
+	return in, a.readKernel(ctx, &in)
+}
+
+func (a *Agent) readStore(in *inputs) error {
+	in.known = make(map[string]string)
+	err := a.room.DB.View(func(tx *store.Tx) error {
+		for _, r := range endpoints().All(tx) {
+			in.records = append(in.records, r)
+		}
+		for path, v := range sysctls().All(tx) {
+			in.known[path] = v
+		}
+		return nil
+	})
+	if err != nil {
+		return fmt.Errorf("read store: %w", err)
+	}
+	return nil
+}
+
+func (a *Agent) readKernel(ctx context.Context, in *inputs) (err error) {
+	if in.underlay, err = a.room.Underlay.Underlay(ctx, in.cfg.Node.Address); err != nil {
+		return fmt.Errorf("read underlay: %w", err)
+	}
+	seen := make(map[netip.Addr]struct{})
+	var next []netip.Addr
+	for _, r := range in.routes {
+		for _, nh := range r.NextHops {
+			if _, ok := seen[nh]; !ok {
+				seen[nh] = struct{}{}
+				next = append(next, nh)
+			}
+		}
+	}
+	if in.hops, err = a.room.Underlay.Hops(ctx, next); err != nil {
+		return fmt.Errorf("look up next hops: %w", err)
+	}
+	if in.linked, err = a.room.Kernel.Endpoints.List(ctx); err != nil {
+		return fmt.Errorf("list endpoint links: %w", err)
+	}
+	in.alive = make(map[string]bool, len(in.records))
+	for _, r := range in.records {
+		in.alive[r.Name] = endpoint.Alive(r.row(0))
+	}
+	return nil
+}

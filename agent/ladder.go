@@ -1,0 +1,117 @@
+package agent
+
+import (
+	"context"
+	"maps"
+	"net/netip"
+	"strings"
+
+	"github.com/fairlead-net/fairlead/endpoint"
+	"github.com/fairlead-net/fairlead/reconcile"
+	"github.com/fairlead-net/fairlead/tunnel"
+)
+
+// Kernel is every kernel table that the agent keeps.
+type Kernel struct {
+	Devices    reconcile.Target[string, tunnel.Device]
+	Endpoints  reconcile.Target[string, endpoint.Row]
+	Sysctls    reconcile.Target[string, string]
+	Neighbours reconcile.Target[tunnel.NeighKey, tunnel.MAC]
+	FDB        reconcile.Target[tunnel.FDBKey, netip.Addr]
+	Routes     reconcile.Target[tunnel.RouteKey, tunnel.Route]
+	Rules      reconcile.Target[netip.Prefix, tunnel.Rule]
+	Insides    Insides
+}
+
+// Insides looks into the endpoints' namespaces, which the host's tables do not show.
+type Insides interface {
+	Inspect(ctx context.Context, rows []endpoint.Row) (drifted []string, err error) // host link names
+	Mend(ctx context.Context, r endpoint.Row) error
+}
+
+// ladder is the order of the tables: puts climb it, prunes descend it.
+type ladder struct {
+	devices    *reconcile.Table[string, tunnel.Device]
+	endpoints  *reconcile.Table[string, endpoint.Row]
+	insides    *reconcile.Table[string, endpoint.Row]
+	sysctls    *reconcile.Table[string, string]
+	neighbours *reconcile.Table[tunnel.NeighKey, tunnel.MAC]
+	fdb        *reconcile.Table[tunnel.FDBKey, netip.Addr]
+	routes     *reconcile.Table[tunnel.RouteKey, tunnel.Route]
+	rules      *reconcile.Table[netip.Prefix, tunnel.Rule]
+	patrol     *patrol
+	speaker    Speaker
+}
+
+func newLadder(k Kernel, s Speaker) *ladder {
+	p := &patrol{insides: k.Insides}
+	return &ladder{
+		devices:    reconcile.NewTable("device", k.Devices),
+		endpoints:  reconcile.NewTable("endpoint", k.Endpoints).Alone(),
+		insides:    reconcile.NewTable("inside", reconcile.Target[string, endpoint.Row](p)).Alone(),
+		sysctls:    reconcile.NewTable("sysctl", k.Sysctls).Alone(),
+		neighbours: reconcile.NewTable("neighbour", k.Neighbours),
+		fdb:        reconcile.NewTable("fdb", k.FDB),
+		routes:     reconcile.NewTable("route", k.Routes),
+		rules:      reconcile.NewTable("rule", k.Rules),
+		patrol:     p,
+		speaker:    s,
+	}
+}
+
+// apply brings the kernel and the peers to d. While the RIB is not complete, nothing that a route could still ask for
+// is pruned; what belongs to endpoints is. With inside it also looks into the endpoints' namespaces.
+func (l *ladder) apply(ctx context.Context, d desired, complete, inside bool) *reconcile.Report {
+	early := func(dev string) bool { return !complete && strings.HasPrefix(dev, tunnel.DevicePrefix) }
+	rungs := []reconcile.Rung{
+		l.devices.Rung(d.Devices, func(name string, _ tunnel.Device) bool { return early(name) }),
+		l.sysctls.Rung(d.Sysctls, nil),
+		l.endpoints.Rung(d.endpoints, nil),
+	}
+	if inside {
+		l.patrol.rows = d.endpoints
+		rungs = append(rungs, l.insides.Rung(d.endpoints, nil))
+	}
+	rungs = append(rungs,
+		l.neighbours.Rung(d.Neighbours, func(k tunnel.NeighKey, _ tunnel.MAC) bool { return early(k.Dev) }),
+		l.fdb.Rung(d.FDB, func(k tunnel.FDBKey, _ netip.Addr) bool { return early(k.Dev) }),
+		l.routes.Rung(d.Routes, func(_ tunnel.RouteKey, r tunnel.Route) bool { return !complete && remote(r) }),
+		l.rules.Rung(d.Rules, func(netip.Prefix, tunnel.Rule) bool { return !complete }),
+		reconcile.Whole("announcement", func(context.Context) error { return l.speaker.Announce(d.announce) }),
+	)
+	return reconcile.Climb(ctx, rungs...)
+}
+
+// remote tells a route to another node from one to an endpoint of ours or a blackhole.
+func remote(r tunnel.Route) bool {
+	return r.Kind == tunnel.Unicast && !endpoint.IsHostIf(r.Hops[0].Dev)
+}
+
+// patrol shows the insides of the endpoints' namespaces as a table: a row that drifted is absent.
+type patrol struct {
+	insides Insides
+	rows    map[string]endpoint.Row
+}
+
+func (p *patrol) List(ctx context.Context) (map[string]endpoint.Row, error) {
+	rows := make([]endpoint.Row, 0, len(p.rows))
+	for _, r := range p.rows {
+		rows = append(rows, r)
+	}
+	drifted, err := p.insides.Inspect(ctx, rows)
+	if err != nil {
+		return nil, err
+	}
+	have := maps.Clone(p.rows)
+	for _, hostIf := range drifted {
+		delete(have, hostIf)
+	}
+	return have, nil
+}
+
+func (p *patrol) Put(ctx context.Context, _ string, r endpoint.Row) error {
+	return p.insides.Mend(ctx, r)
+}
+
+// Delete has nothing to do: the inside goes with the endpoint.
+func (p *patrol) Delete(context.Context, string) error { return nil }

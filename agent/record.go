@@ -1,0 +1,43 @@
+package agent
+
+import (
+	"net/netip"
+	"time"
+
+	"github.com/fairlead-net/fairlead/endpoint"
+	"github.com/fairlead-net/fairlead/store"
+)
+
+// record is an endpoint as it is kept in the store, by name.
+type record struct {
+	Name      string            `json:"name"`
+	ID        string            `json:"id"`
+	Network   string            `json:"network"`
+	NetNS     string            `json:"netns"`
+	NSInode   uint64            `json:"ns_inode"`
+	IfName    string            `json:"ifname"`
+	Addresses []netip.Addr      `json:"addresses"`
+	Labels    map[string]string `json:"labels"`
+	Created   time.Time         `json:"created"`
+}
+
+func endpoints() store.Bucket[record] { return store.Bucket[record]{Name: "endpoints"} }
+
+// sysctls keeps what kernel parameters were before we set them, by path, for uninstall.
+func sysctls() store.Bucket[string] { return store.Bucket[string]{Name: "sysctls"} }
+
+// row is the endpoint as the kernel should have it.
+func (r record) row(mtu int) endpoint.Row {
+	row := endpoint.Row{
+		Name: r.Name, HostIf: endpoint.HostIf(r.Name), NetNS: r.NetNS, NSInode: r.NSInode, IfName: r.IfName, MTU: mtu,
+	}
+	for _, a := range r.Addresses {
+		if a.Is4() {
+			row.IP4 = a
+		} else {
+			row.IP6 = a
+		}
+	}
+	row.MAC = endpoint.ContainerMAC(r.Addresses[0])
+	return row
+}

@@ -1,0 +1,214 @@
+package agent
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"time"
+)
+
+const (
+	undoPatience = 10 * time.Second       // to take back what could not be finished
+	patrolEvery  = 400 * time.Millisecond // looks into the endpoints' namespaces are at least this far apart
+	firstRetry   = 250 * time.Millisecond
+	longestRetry = 30 * time.Second
+	housekeeping = 3 // times that a pass reads again because its own chores changed the store
+)
+
+// ErrUninstalled ends Run after everything of ours has been taken out of the kernel.
+var ErrUninstalled = errors.New("uninstalled")
+
+// Run makes passes until ctx ends. It leaves the kernel as it is: traffic flows on.
+func (a *Agent) Run(ctx context.Context) error {
+	kernel, err := a.room.Underlay.Watch(ctx)
+	if err != nil {
+		return fmt.Errorf("watch the kernel: %w", err)
+	}
+	w := newWaker(a.interval())
+	defer w.stop()
+	feed := ticker(a.room.Watchdog / 3)
+	defer feed.Stop()
+	for inside := true; ; {
+		if err := a.pass(ctx, inside, w); err != nil {
+			return err
+		}
+		if inside {
+			w.patrolled()
+		}
+		a.room.Notify("WATCHDOG=1")
+		if inside = a.wait(ctx, kernel, w, feed); ctx.Err() != nil {
+			return nil
+		}
+	}
+}
+
+// wait sleeps until a pass is due and tells whether it should look into the endpoints' namespaces. The loop that does
+// the work is also the one that feeds the watchdog.
+func (a *Agent) wait(ctx context.Context, kernel <-chan struct{}, w *waker, feed *time.Ticker) (inside bool) {
+	for {
+		select {
+		case <-ctx.Done():
+			return false
+		case <-feed.C:
+			a.room.Notify("WATCHDOG=1")
+		case <-a.asked:
+			return false
+		case <-a.room.Speaker.Changed():
+			return false
+		case <-w.retry.C:
+			return false
+		case <-kernel:
+			if w.mayPatrol() {
+				return true
+			}
+		case <-w.patrol.C:
+			return true
+		case <-w.tick.C:
+			return true
+		}
+	}
+}
+
+// pass makes one pass, publishes what came of it and plans the retry of what failed.
+func (a *Agent) pass(ctx context.Context, inside bool, w *waker) error {
+	begun := time.Now()
+	o := a.converge(ctx, inside)
+	if ctx.Err() != nil {
+		return nil // half a pass because of the end is nobody's failure
+	}
+	a.metrics.pass(&o, time.Since(begun))
+	a.mu.Lock()
+	before := a.state.last
+	a.mu.Unlock()
+	a.tell(&before, &o)
+	a.publish(o)
+	w.plan(o.clean(), a.again(&o))
+	w.tick.Reset(a.interval())
+	if o.in.uninstall && o.clean() {
+		return ErrUninstalled
+	}
+	return nil
+}
+
+// converge reads the inputs and brings the kernel to what follows from them.
+func (a *Agent) converge(ctx context.Context, inside bool) outcome {
+	in, err := a.read(ctx)
+	for range housekeeping {
+		if err != nil {
+			break
+		}
+		var changed bool
+		if changed, err = a.keepHouse(ctx, in); err != nil || !changed {
+			break
+		}
+		in, err = a.read(ctx)
+	}
+	o := outcome{rev: in.rev, in: in, finished: a.room.Now()}
+	if err != nil {
+		o.err = err
+		return o
+	}
+	o.desired = desire(in)
+	if err := a.remember(ctx, in, o.desired.Sysctls); err != nil {
+		o.err = err
+		return o
+	}
+	o.report = a.ladder.apply(ctx, o.desired, in.complete || in.uninstall, inside)
+	o.finished = a.room.Now()
+	return o
+}
+
+// again is when to look again though nothing may poke: a wait that is bounded by time. Zero: nothing is waited for.
+func (a *Agent) again(o *outcome) time.Duration {
+	if len(a.gone) > 0 || !o.in.settled || !o.in.complete {
+		return time.Second
+	}
+	return 0
+}
+
+// tell logs what changed. A converged host logs nothing.
+func (a *Agent) tell(before, o *outcome) {
+	if was, is := fmt.Sprint(before.problem()), fmt.Sprint(o.problem()); was != is {
+		if o.clean() {
+			a.room.Log.Info("all is as wanted again", "rev", o.rev)
+		} else {
+			a.room.Log.Warn("not all is as wanted", "rev", o.rev, "error", o.problem())
+		}
+	}
+	if o.clean() && !before.clean() {
+		a.room.Notify("READY=1")
+	}
+	if o.report == nil || o.report.Total() == 0 {
+		return
+	}
+	a.room.Log.Info("converged", "rev", o.rev, "writes", o.report.Writes, "repaired", o.report.Repaired)
+}
+
+func (a *Agent) interval() time.Duration {
+	a.mu.Lock()
+	defer a.mu.Unlock()
+	return a.state.cfg.Interval
+}
+
+// waker holds the timers of the loop.
+type waker struct {
+	tick   *time.Ticker
+	retry  *time.Timer
+	patrol *time.Timer
+	wait   time.Duration // before the next retry
+	looked time.Time     // when the namespaces were last looked into
+}
+
+func newWaker(interval time.Duration) *waker {
+	w := &waker{tick: time.NewTicker(interval), retry: time.NewTimer(0), patrol: time.NewTimer(0), wait: firstRetry}
+	w.retry.Stop()
+	w.patrol.Stop()
+	return w
+}
+
+func (w *waker) stop() {
+	w.tick.Stop()
+	w.retry.Stop()
+	w.patrol.Stop()
+}
+
+// plan sets the retry: soon after the first failure, then less and less often; again asks for a look at a known time.
+func (w *waker) plan(clean bool, again time.Duration) {
+	w.retry.Stop()
+	switch {
+	case !clean:
+		w.retry.Reset(w.wait)
+		w.wait = min(2*w.wait, longestRetry)
+	case again > 0:
+		w.retry.Reset(again)
+	}
+	if clean {
+		w.wait = firstRetry
+	}
+}
+
+func (w *waker) patrolled() {
+	w.patrol.Stop()
+	w.looked = time.Now()
+}
+
+// mayPatrol tells whether a kernel event may cause a look into the namespaces now; if not, one is planned. Our own
+// writes cause events too, and a look costs some system calls for every endpoint.
+func (w *waker) mayPatrol() bool {
+	since := time.Since(w.looked)
+	if since >= patrolEvery {
+		return true
+	}
+	w.patrol.Reset(patrolEvery - since)
+	return false
+}
+
+// ticker is a ticker that never ticks when the interval is 0.
+func ticker(d time.Duration) *time.Ticker {
+	if d <= 0 {
+		t := time.NewTicker(time.Hour)
+		t.Stop()
+		return t
+	}
+	return time.NewTicker(d)
+}
