@@ -1,0 +1,134 @@
+package store
+
+import (
+	"encoding/binary"
+	"encoding/json"
+	"fmt"
+	"hash/crc32"
+	"iter"
+
+	"go.etcd.io/bbolt"
+)
+
+// Tx is one transaction: read-only in View, writable in Update. It ends with the function that it was given to.
+type Tx struct {
+	bolt    *bbolt.Tx
+	rev     uint64
+	changes int   // writes that made a difference
+	err     error // the first value that All could not decode
+}
+
+// Revision is the revision that a View sees; in an Update, the one that its commit makes if it changes something.
+func (tx *Tx) Revision() uint64 { return tx.rev }
+
+// Bucket is a named map of JSON-coded values in the store. It comes into being with its first Put.
+//
+// Every value is stored behind a checksum over its key and itself, since bbolt has none for its data pages.
+type Bucket[V any] struct{ Name string }
+
+// Get returns the value of key, and whether there is one.
+func (b Bucket[V]) Get(tx *Tx, key string) (v V, found bool, err error) {
+	bucket := tx.bolt.Bucket([]byte(b.Name))
+	if bucket == nil {
+		return v, false, nil
+	}
+	sealed := bucket.Get([]byte(key))
+	if sealed == nil {
+		return v, false, nil
+	}
+	v, err = decode[V](b.Name, key, sealed)
+	return v, err == nil, err
+}
+
+// Put sets the value of key. Setting the value that it already has changes nothing, not even the revision.
+func (b Bucket[V]) Put(tx *Tx, key string, v V) error {
+	data, err := json.Marshal(v)
+	if err != nil {
+		return fmt.Errorf("put %s %q: %w", b.Name, key, err)
+	}
+	bucket, err := tx.bolt.CreateBucketIfNotExists([]byte(b.Name))
+	if err != nil {
+		return fmt.Errorf("put %s %q: %w", b.Name, key, err)
+	}
+	sealed := seal(key, data)
+	if string(bucket.Get([]byte(key))) == string(sealed) {
+		return nil
+	}
+	if err := bucket.Put([]byte(key), sealed); err != nil {
+		return fmt.Errorf("put %s %q: %w", b.Name, key, err)
+	}
+	tx.changes++
+	return nil
+}
+
+// Delete removes key; that it is absent is success.
+func (b Bucket[V]) Delete(tx *Tx, key string) error {
+	bucket := tx.bolt.Bucket([]byte(b.Name))
+	if bucket == nil || bucket.Get([]byte(key)) == nil {
+		return nil
+	}
+	if err := bucket.Delete([]byte(key)); err != nil {
+		return fmt.Errorf("delete %s %q: %w", b.Name, key, err)
+	}
+	tx.changes++
+	return nil
+}
+
+// All ranges over the bucket in the order of its keys. The bucket must not be changed meanwhile.
+//
+// A value that can not be decoded ends the loop, and its error becomes the error of the View or Update around it
+// unless that already has one of its own.
+func (b Bucket[V]) All(tx *Tx) iter.Seq2[string, V] {
+	return func(yield func(string, V) bool) {
+		bucket := tx.bolt.Bucket([]byte(b.Name))
+		if bucket == nil {
+			return
+		}
+		c := bucket.Cursor()
+		for k, sealed := c.First(); k != nil; k, sealed = c.Next() {
+			key := string(k)
+			v, err := decode[V](b.Name, key, sealed)
+			if err != nil {
+				tx.err = err
+				return
+			}
+			if !yield(key, v) {
+				return
+			}
+		}
+	}
+}
+
+// sumSize is the length of the checksum in front of every value.
+const sumSize = 4
+
+func sum(key string, data []byte) uint32 {
+	table := crc32.MakeTable(crc32.Castagnoli) // made once by the library
+	return crc32.Update(crc32.Checksum([]byte(key), table), table, data)
+}
+
+func seal(key string, data []byte) []byte {
+	return append(binary.BigEndian.AppendUint32(make([]byte, 0, sumSize+len(data)), sum(key, data)), data...)
+}
+
+func unseal(key string, sealed []byte) ([]byte, error) {
+	if len(sealed) < sumSize {
+		return nil, fmt.Errorf("%w: value too short", ErrCorrupt)
+	}
+	data := sealed[sumSize:]
+	if binary.BigEndian.Uint32(sealed) != sum(key, data) {
+		return nil, fmt.Errorf("%w: checksum mismatch", ErrCorrupt)
+	}
+	return data, nil
+}
+
+func decode[V any](bucket, key string, sealed []byte) (v V, err error) {
+	data, err := unseal(key, sealed)
+	if err == nil {
+		err = json.Unmarshal(data, &v)
+	}
+	if err != nil {
+		return v, fmt.Errorf("read %s %q: %w", bucket, key, err)
+	}
+	return v, nil
+}

@@ -1,0 +1,183 @@
+package store
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"io/fs"
+	"os"
+	"path/filepath"
+	"time"
+
+	"go.etcd.io/bbolt"
+	"golang.org/x/sys/unix"
+)
+
+// lockPause is the time between two tries for a lock that somebody else holds.
+const lockPause = 20 * time.Millisecond
+
+// openFile opens the file at path for writing, made or examined before.
+func openFile(ctx context.Context, path string, o Options) (*bbolt.DB, error) {
+	if err := os.MkdirAll(filepath.Dir(path), 0o700); err != nil {
+		return nil, readOnly(full(err))
+	}
+	_, err := os.Lstat(path)
+	if errors.Is(err, fs.ErrNotExist) {
+		bolt, err := create(path)
+		if !errors.Is(err, fs.ErrExist) {
+			return bolt, err
+		}
+		// Another process made it in this moment: it is an existing file like any other.
+	} else if err != nil {
+		return nil, err
+	}
+	if err := examine(ctx, path, o); err != nil {
+		return nil, err
+	}
+	bolt, err := bbolt.Open(path, 0o600, boltOptions(o.Timeout))
+	if errors.Is(err, bbolt.ErrTimeout) {
+		return nil, locked()
+	}
+	if err != nil {
+		return nil, readOnly(full(err))
+	}
+	return bolt, nil
+}
+
+func boltOptions(timeout time.Duration) *bbolt.Options {
+	return &bbolt.Options{
+		Timeout:      timeout,
+		FreelistType: bbolt.FreelistMapType,
+		NoStatistics: true,
+		// The file grows to this at once, as a hole, instead of by doubling from 32 KiB with a sync each time.
+		InitialMmapSize: 1 << 20,
+	}
+}
+
+// create makes a new store under a temporary name and gives it its own when it is whole, so that an empty or short
+// file at path is always damage and never a beginning. fs.ErrExist means that another process was faster.
+func create(path string) (*bbolt.DB, error) {
+	draft := path + ".new"
+	o := boltOptions(time.Second)
+	o.OpenFile = func(name string, flag int, mode os.FileMode) (*os.File, error) { return openDraft(name, flag, mode) }
+	bolt, err := bbolt.Open(draft, 0o600, o)
+	if err != nil {
+		return nil, readOnly(full(err))
+	}
+	err = bolt.Update(func(b *bbolt.Tx) error {
+		tx := &Tx{bolt: b}
+		if err := found(tx, current().version); err != nil {
+			return err
+		}
+		return metaNumbers().Put(tx, keyRevision, 1)
+	})
+	if err == nil {
+		// The lock belongs to the open file and goes with it to the new name.
+		err = unix.Renameat2(unix.AT_FDCWD, draft, unix.AT_FDCWD, path, unix.RENAME_NOREPLACE)
+	}
+	if err == nil {
+		err = syncDir(filepath.Dir(path))
+	}
+	if err != nil {
+		return nil, errors.Join(full(err), bolt.Close())
+	}
+	return bolt, nil
+}
+
+// openDraft opens the draft of a new store empty, whatever an interrupted attempt left in it.
+func openDraft(name string, flag int, mode os.FileMode) (*os.File, error) {
+	f, err := os.OpenFile(name, flag, mode)
+	if err != nil {
+		return nil, err
+	}
+	if err := claimDraft(f); err != nil {
+		return nil, errors.Join(err, f.Close())
+	}
+	return f, nil
+}
+
+func claimDraft(f *os.File) error {
+	if err := unix.Flock(int(f.Fd()), unix.LOCK_EX|unix.LOCK_NB); err != nil {
+		return locked()
+	}
+	mine, err := f.Stat()
+	if err != nil {
+		return err
+	}
+	// Between open and lock another process can have finished this very file and given it its name.
+	named, err := os.Stat(f.Name())
+	if err != nil || !os.SameFile(mine, named) {
+		return locked()
+	}
+	return f.Truncate(0)
+}
+
+func syncDir(dir string) error {
+	d, err := os.Open(dir)
+	if err != nil {
+		return err
+	}
+	return errors.Join(d.Sync(), d.Close())
+}
+
+// share waits for a shared lock on f: as long as it is held, nobody can open the store for writing.
+func share(ctx context.Context, f *os.File, timeout time.Duration) error {
+	ctx, cancel := context.WithTimeout(ctx, timeout)
+	defer cancel()
+	for {
+		err := unix.Flock(int(f.Fd()), unix.LOCK_SH|unix.LOCK_NB)
+		if err == nil {
+			return nil
+		}
+		if !errors.Is(err, unix.EWOULDBLOCK) {
+			return fmt.Errorf("lock: %w", err)
+		}
+		select {
+		case <-ctx.Done():
+			return locked()
+		case <-time.After(lockPause):
+		}
+	}
+}
+
+func locked() error {
+	return fmt.Errorf("%w: is another fairlead running with this state_dir? "+
+		"stop it (systemctl stop fairlead), or give this one its own [node] state_dir", ErrLocked)
+}
+
+// readOnly marks errors that say that the file may not be written.
+func readOnly(err error) error {
+	if errors.Is(err, unix.EROFS) || errors.Is(err, fs.ErrPermission) {
+		return fmt.Errorf("%w: make the file and its directory writable for fairlead, "+
+			"or move [node] state_dir: %w", ErrReadOnly, err)
+	}
+	return err
+}
+
+// SetAside renames a damaged store to path.bad-<time> and returns that name. A store in use is ErrLocked.
+func SetAside(path string) (moved string, err error) {
+	f, err := os.Open(path)
+	if err != nil {
+		return "", fmt.Errorf("set store aside: %w", err)
+	}
+	defer f.Close()
+	if err := share(context.Background(), f, lockPause); err != nil {
+		return "", fmt.Errorf("set store %s aside: %w", path, err)
+	}
+	stamp := path + ".bad-" + time.Now().UTC().Format("20060102T150405Z")
+	moved = stamp
+	for n := 2; ; n++ {
+		err = unix.Renameat2(unix.AT_FDCWD, path, unix.AT_FDCWD, moved, unix.RENAME_NOREPLACE)
+		if !errors.Is(err, fs.ErrExist) {
+			break
+		}
+		moved = fmt.Sprintf("%s.%d", stamp, n)
+	}
+	if err == nil {
+		err = syncDir(filepath.Dir(path))
+	}
+	if err != nil {
+		return "", fmt.Errorf("set store %s aside: %w", path, readOnly(full(err)))
+	}
+	return moved, nil
+}
