@@ -1,0 +1,121 @@
+package endpoint
+
+import (
+	"crypto/sha256"
+	"encoding/hex"
+	"fmt"
+	"net"
+	"net/netip"
+	"net/url"
+	"strconv"
+	"strings"
+)
+
+// The alias of the host side carries what the name's hash does not, so that leases can be rebuilt from the kernel alone
+// and a person sees at `ip link` whose interface it is:
+//
+//	fairlead web1 eth0 10.88.1.5,2001:db8:88::5 02:58:0a:58:01:05 4026532345 /run/netns/web1
+//
+// The kernel keeps 255 bytes. Text that does not fit is replaced by '#' and its hash; the words are URL-escaped, so no
+// escaped word begins with '#'.
+const (
+	aliasWord = "fairlead"
+	aliasMax  = 255
+	hashLen   = 16 // hexadecimal digits of a SHA-256
+)
+
+// alias is how r is written on its host side. The longer of path and name is hashed first.
+func (r Row) alias() string {
+	name, path := escape(r.Name), escape(r.NetNS)
+	if len(r.aliasOf(name, path)) > aliasMax {
+		path = digest(r.NetNS)
+	}
+	if len(r.aliasOf(name, path)) > aliasMax {
+		name, path = digest(r.Name), escape(r.NetNS)
+	}
+	if len(r.aliasOf(name, path)) > aliasMax {
+		path = digest(r.NetNS)
+	}
+	return r.aliasOf(name, path)
+}
+
+func (r Row) aliasOf(name, path string) string {
+	var ips []string
+	for _, a := range r.addrs() {
+		ips = append(ips, a.String())
+	}
+	return strings.Join([]string{
+		aliasWord, name, r.IfName, strings.Join(ips, ","), r.MAC.String(), strconv.FormatUint(r.NSInode, 10), path,
+	}, " ")
+}
+
+// parseAlias reads what alias wrote; MTU and HostIf are not in it. Words that were hashed come back as they are.
+func parseAlias(s string) (Row, error) {
+	words := strings.Split(s, " ")
+	if len(words) != 7 || words[0] != aliasWord {
+		return Row{}, fmt.Errorf("alias %q is not ours", s)
+	}
+	r := Row{IfName: words[2]}
+	var err error
+	if r.Name, err = unescape(words[1]); err != nil {
+		return Row{}, err
+	}
+	if r.NetNS, err = unescape(words[6]); err != nil {
+		return Row{}, err
+	}
+	if r.NSInode, err = strconv.ParseUint(words[5], 10, 64); err != nil {
+		return Row{}, fmt.Errorf("alias %q: %w", s, err)
+	}
+	mac, err := net.ParseMAC(words[4])
+	if err != nil || copy(r.MAC[:], mac) != len(r.MAC) {
+		return Row{}, fmt.Errorf("alias %q: bad hardware address", s)
+	}
+	for _, ip := range strings.Split(words[3], ",") {
+		a, err := netip.ParseAddr(ip)
+		if err != nil {
+			return Row{}, fmt.Errorf("alias %q: %w", s, err)
+		}
+		if a.Is4() {
+			r.IP4 = a
+		} else {
+			r.IP6 = a
+		}
+	}
+	return r, nil
+}
+
+// digest stands for text that is too long.
+func digest(s string) string {
+	sum := sha256.Sum256([]byte(s))
+	return "#" + hex.EncodeToString(sum[:hashLen/2])
+}
+
+// escape keeps a path readable: only what would break the words apart is escaped.
+func escape(s string) string {
+	return strings.ReplaceAll(url.PathEscape(s), "%2F", "/")
+}
+
+func unescape(s string) (string, error) {
+	if strings.HasPrefix(s, "#") {
+		return s, nil
+	}
+	t, err := url.PathUnescape(s)
+	if err != nil {
+		return "", fmt.Errorf("alias word %q: %w", s, err)
+	}
+	return t, nil
+}
+
+// truncated says whether r does not fit into an alias.
+func (r Row) truncated() bool {
+	back, err := parseAlias(r.alias())
+	return err != nil || back.Name != r.Name || back.NetNS != r.NetNS
+}
+
+// names says whether r, read from an alias, belongs to the host side hostIf; a hashed name begins as the link's does.
+func (r Row) names(hostIf string) bool {
+	if digits, hashed := strings.CutPrefix(r.Name, "#"); hashed && len(digits) == hashLen {
+		return "fl"+digits[:10] == hostIf
+	}
+	return HostIf(r.Name) == hostIf
+}

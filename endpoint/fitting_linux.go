@@ -1,0 +1,182 @@
+package endpoint
+
+import (
+	"fmt"
+	"net/netip"
+	"syscall"
+
+	"github.com/vishvananda/netlink"
+	"github.com/vishvananda/netlink/nl"
+	"golang.org/x/sys/unix"
+)
+
+// fitting is one thing that an endpoint needs inside its namespace.
+type fitting struct {
+	name string // as errors and reports of drift call it
+	held bool
+	put  *nl.NetlinkRequest
+}
+
+// fittings are what r needs, in the order in which the kernel accepts them, each with whether in has it.
+func fittings(r Row, in *interior) []fitting {
+	index := in.self.index
+	out := []fitting{
+		{"loopback up", in.lo.up, setUp(1, true)},
+		{"interface " + r.IfName, in.dressed(r), setLink(index,
+			nl.NewRtAttr(unix.IFLA_IFNAME, nl.ZeroTerminated(r.IfName)),
+			nl.NewRtAttr(unix.IFLA_MTU, nl.Uint32Attr(uint32(r.MTU))),
+			nl.NewRtAttr(unix.IFLA_ADDRESS, r.MAC[:]))},
+	}
+	if len(in.self.conf6) > 0 {
+		out = append(out, fitting{"quiet IPv6", in.self.genMode == addrGenNone, setLink(index, settings(false, true))})
+	}
+	out = append(out, fitting{"interface up", in.self.up, setUp(index, true)})
+	for _, a := range r.addrs() {
+		out = append(out, in.family(a)...)
+	}
+	return out
+}
+
+func (in *interior) dressed(r Row) bool {
+	return in.self.name == r.IfName && in.self.mtu == r.MTU && in.self.mac == r.MAC
+}
+
+// family is what the address a needs: itself, the gateway as a neighbour, the way to the gateway, and the way out.
+func (in *interior) family(a netip.Addr) []fitting {
+	gw, metric := gateway4(), 0
+	if a.Is6() {
+		gw, metric = gateway6(), metric6
+	}
+	out := []fitting{
+		{"address " + a.String(), in.addrs[a], putAddr(in.self.index, a)},
+		{"neighbour " + gw.String(), in.neighs[gw] == hostMAC(), putNeigh(in.self.index, gw)},
+	}
+	if a.Is4() {
+		out = append(out, in.way(route{dst: netip.PrefixFrom(gw, 32), dev: in.self.index}))
+	}
+	all := netip.PrefixFrom(netip.IPv4Unspecified(), 0)
+	if a.Is6() {
+		all = netip.PrefixFrom(netip.IPv6Unspecified(), 0)
+	}
+	return append(out, in.way(route{dst: all, via: gw, dev: in.self.index, metric: metric}))
+}
+
+// way is a route as a fitting. It replaces only a route over our own interface; one over another is somebody's choice.
+func (in *interior) way(want route) fitting {
+	flags := unix.NLM_F_CREATE | unix.NLM_F_EXCL
+	if r, found := in.rival(want); found && r.dev == want.dev {
+		flags = unix.NLM_F_CREATE | unix.NLM_F_REPLACE
+	}
+	return fitting{"route " + want.String(), in.held(want), putRoute(want, flags)}
+}
+
+func (r route) String() string {
+	if r.dst.Bits() == 0 {
+		return "default via " + r.via.String()
+	}
+	return r.dst.String()
+}
+
+func putAddr(index int, a netip.Addr) *nl.NetlinkRequest {
+	msg := nl.NewIfAddrmsg(family(a))
+	msg.Index, msg.Prefixlen = uint32(index), uint8(a.BitLen())
+	if a.Is6() {
+		msg.Flags = unix.IFA_F_NODAD // nobody else is on this link, and the address is used at once
+	}
+	return request(unix.RTM_NEWADDR, unix.NLM_F_CREATE|unix.NLM_F_REPLACE|unix.NLM_F_ACK, msg,
+		nl.NewRtAttr(unix.IFA_LOCAL, a.AsSlice()), nl.NewRtAttr(unix.IFA_ADDRESS, a.AsSlice()))
+}
+
+func putNeigh(index int, ip netip.Addr) *nl.NetlinkRequest {
+	mac := hostMAC()
+	msg := &netlink.Ndmsg{Family: uint8(family(ip)), Index: uint32(index), State: unix.NUD_PERMANENT}
+	return request(unix.RTM_NEWNEIGH, unix.NLM_F_CREATE|unix.NLM_F_REPLACE|unix.NLM_F_ACK, msg,
+		nl.NewRtAttr(unix.NDA_DST, ip.AsSlice()), nl.NewRtAttr(unix.NDA_LLADDR, mac[:]))
+}
+
+func putRoute(r route, flags int) *nl.NetlinkRequest {
+	msg := nl.NewRtMsg()
+	msg.Family, msg.Dst_len, msg.Protocol = uint8(family(r.dst.Addr())), uint8(r.dst.Bits()), routeProto
+	attrs := []*nl.RtAttr{nl.NewRtAttr(unix.RTA_OIF, nl.Uint32Attr(uint32(r.dev)))}
+	if r.dst.Bits() > 0 {
+		attrs = append(attrs, nl.NewRtAttr(unix.RTA_DST, r.dst.Addr().AsSlice()))
+	}
+	if r.via.IsValid() {
+		msg.Flags = unix.RTNH_F_ONLINK
+		attrs = append(attrs, nl.NewRtAttr(unix.RTA_GATEWAY, r.via.AsSlice()))
+	} else {
+		msg.Scope = unix.RT_SCOPE_LINK
+	}
+	return request(unix.RTM_NEWROUTE, flags|unix.NLM_F_ACK, msg, attrs...)
+}
+
+func decodeRoute(msg *nl.RtMsg, attrs []syscall.NetlinkRouteAttr) route {
+	r := route{via: address(attrs, unix.RTA_GATEWAY)}
+	dst := address(attrs, unix.RTA_DST)
+	if !dst.IsValid() {
+		dst = netip.IPv4Unspecified()
+		if msg.Family == unix.AF_INET6 {
+			dst = netip.IPv6Unspecified()
+		}
+	}
+	r.dst = netip.PrefixFrom(dst, int(msg.Dst_len))
+	for _, a := range attrs {
+		switch a.Attr.Type {
+		case unix.RTA_OIF:
+			r.dev = number(a.Value)
+		case unix.RTA_PRIORITY:
+			r.metric = number(a.Value)
+		}
+	}
+	return r
+}
+
+// address is the first of the attributes of these kinds that holds an address.
+func address(attrs []syscall.NetlinkRouteAttr, kinds ...uint16) netip.Addr {
+	for _, k := range kinds {
+		for _, a := range attrs {
+			if ip, ok := netip.AddrFromSlice(a.Value); ok && a.Attr.Type == k {
+				return ip
+			}
+		}
+	}
+	return netip.Addr{}
+}
+
+func family(a netip.Addr) int {
+	if a.Is4() {
+		return unix.AF_INET
+	}
+	return unix.AF_INET6
+}
+
+// furnish puts what r lacks inside. The thread must be in the namespace.
+func furnish(w *wire, r Row, in *interior) error {
+	if r.disabled6(in) {
+		if err := writeConf6(in.self.name, "disable_ipv6", "0"); err != nil {
+			return err
+		}
+	}
+	var lacking []fitting
+	var reqs []*nl.NetlinkRequest
+	for _, f := range fittings(r, in) {
+		if !f.held {
+			lacking, reqs = append(lacking, f), append(reqs, f.put)
+		}
+	}
+	results, err := w.apply(reqs...)
+	if err != nil {
+		return err
+	}
+	for i, err := range results {
+		if err != nil {
+			return fmt.Errorf("put %s: %w", lacking[i].name, err)
+		}
+	}
+	return nil
+}
+
+// disabled6 says whether IPv6 is switched off on an interface that needs it.
+func (r Row) disabled6(in *interior) bool {
+	return r.IP6.IsValid() && setting(in.self.conf6, conf6Disable, 0) != 0
+}

@@ -1,0 +1,89 @@
+package endpoint
+
+import (
+	"context"
+	"errors"
+	"fmt"
+)
+
+// Inspect looks inside the namespaces of rows and returns the host interfaces of those that lack something: an address,
+// a route, a neighbour, MTU, name or hardware address of the interface, or the link being up.
+//
+// It reads only. A namespace that is gone and a pair that is not there have not drifted: Alive and List tell of those.
+func (l *Links) Inspect(ctx context.Context, rows []Row) (drifted []string, err error) {
+	pairs := map[string]link{}
+	err = l.with(func(w *wire) error {
+		veths, err := w.links("veth")
+		for _, v := range veths {
+			if ours(v) {
+				pairs[v.name] = v
+			}
+		}
+		return err
+	})
+	if err != nil {
+		return nil, fmt.Errorf("inspect endpoints: %w", err)
+	}
+	for _, r := range rows {
+		v, found := pairs[r.HostIf]
+		if !found || ctx.Err() != nil {
+			continue
+		}
+		fine, inspectErr := r.fine(v)
+		if inspectErr != nil {
+			err = errors.Join(err, fmt.Errorf("inspect endpoint %s in %s: %w", r.Name, r.NetNS, inspectErr))
+		} else if !fine {
+			drifted = append(drifted, r.HostIf)
+		}
+	}
+	return drifted, errors.Join(err, ctx.Err())
+}
+
+// fine says whether the inside of the pair with host side v is as r says, as far as there is an inside.
+func (r Row) fine(v link) (fine bool, err error) {
+	ns, err := r.open()
+	if errors.Is(err, ErrGone) {
+		return true, nil
+	}
+	if err != nil {
+		return false, err
+	}
+	defer ns.close()
+	err = ns.dial(func(w *wire) error {
+		in, err := survey(w, v)
+		if err != nil {
+			return err
+		}
+		fine = !r.disabled6(in)
+		for _, f := range fittings(r, in) {
+			fine = fine && f.held
+		}
+		return nil
+	})
+	if errors.Is(err, errNotInside) {
+		return false, nil
+	}
+	return fine, err
+}
+
+// Mend puts back what is missing inside, and on the host side; it is Put under the name that goes with Inspect.
+func (l *Links) Mend(ctx context.Context, r Row) error { return l.Put(ctx, r.HostIf, r) }
+
+// Gone says whether nothing of r is left: its namespace is not under its path any more, and the pair went with it.
+//
+// A namespace whose path was removed but in which processes still run keeps the pair, and the address in use.
+func (l *Links) Gone(r Row) (bool, error) {
+	if Alive(r) {
+		return false, nil
+	}
+	found := false
+	err := l.with(func(w *wire) error {
+		v, there, err := w.linkNamed(r.HostIf)
+		found = there && ours(v)
+		return err
+	})
+	if err != nil {
+		return false, fmt.Errorf("look for endpoint %s: %w", r.Name, err)
+	}
+	return !found, nil
+}

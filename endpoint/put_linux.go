@@ -1,0 +1,179 @@
+package endpoint
+
+import (
+	"context"
+	"errors"
+	"fmt"
+
+	"github.com/vishvananda/netlink"
+	"github.com/vishvananda/netlink/nl"
+	"golang.org/x/sys/unix"
+)
+
+// Put attaches r, or mends what is not as r says, on the host and inside. What is in order is not written again.
+//
+// A pair that it made and could not finish is removed. A pair whose inside is in another namespace, such as that of the
+// container's former life, is made anew. Errors: ErrGone when r's namespace is not there; ErrForeign when an interface
+// of somebody else has one of the two names, or another default route is in the way.
+func (l *Links) Put(ctx context.Context, hostIf string, r Row) error {
+	if err := l.put(ctx, hostIf, r); err != nil {
+		return fmt.Errorf("attach %s to %s: %w", r.Name, r.NetNS, err)
+	}
+	return nil
+}
+
+func (l *Links) put(ctx context.Context, hostIf string, r Row) error {
+	if err := errors.Join(ctx.Err(), r.check(hostIf)); err != nil {
+		return err
+	}
+	defer l.turn(hostIf).Unlock()
+	ns, err := r.open()
+	if err != nil {
+		return err
+	}
+	defer ns.close()
+	if r.truncated() {
+		l.mu.Lock()
+		l.long[hostIf] = r
+		l.mu.Unlock()
+	}
+	return l.with(func(w *wire) error {
+		v, found, err := w.linkNamed(hostIf)
+		if err != nil {
+			return err
+		}
+		if found {
+			if whole, err := l.reuse(w, v, r, ns); whole || err != nil {
+				return err
+			}
+		}
+		return l.create(w, r, ns)
+	})
+}
+
+// open opens the namespace of r.
+func (r Row) open() (namespace, error) {
+	ns, err := enterable(r.NetNS)
+	if errors.Is(err, errNotNamespace) {
+		err = fmt.Errorf("%w: %w", err, ErrGone)
+	}
+	if err != nil {
+		return namespace{}, err
+	}
+	if ns.inode != r.NSInode {
+		ns.close()
+		return namespace{}, fmt.Errorf("inode %d instead of %d: %w", ns.inode, r.NSInode, ErrGone)
+	}
+	return ns, nil
+}
+
+// reuse mends the pair whose host side is v. It is not whole when it had to be removed, since its inside is elsewhere.
+func (l *Links) reuse(w *wire, v link, r Row, ns namespace) (whole bool, err error) {
+	if !ours(v) {
+		return false, fmt.Errorf("interface %s (%s) on the host has a name of ours but is %w; remove it: ip link del %s",
+			v.name, v.kind, ErrForeign, v.name)
+	}
+	id, err := w.namespaceID(ns)
+	if err != nil {
+		return false, err
+	}
+	if id < 0 || id != v.peerNS {
+		return false, remove(w, v.index)
+	}
+	err = l.fit(w, v, r, ns, survey)
+	if errors.Is(err, errNotInside) {
+		return false, remove(w, v.index)
+	}
+	return true, err
+}
+
+// create makes the pair, and removes it when it can not be finished.
+func (l *Links) create(w *wire, r Row, ns namespace) error {
+	if err := w.one(vethRequest(r, ns)); err != nil {
+		return w.clash(err, r)
+	}
+	v, found, err := w.linkNamed(r.HostIf)
+	if err == nil && !found {
+		err = errors.New("the interface vanished while it was made")
+	}
+	if err != nil {
+		return err
+	}
+	if err := l.fit(w, v, r, ns, bare); err != nil {
+		return errors.Join(err, remove(w, v.index))
+	}
+	return nil
+}
+
+// clash says which of the two names is taken.
+func (w *wire) clash(err error, r Row) error {
+	if !errors.Is(err, unix.EEXIST) {
+		return fmt.Errorf("make veth pair: %w", err)
+	}
+	if _, found, _ := w.linkNamed(r.HostIf); found {
+		return fmt.Errorf("interface %s appeared on the host meanwhile: %w", r.HostIf, ErrForeign)
+	}
+	return fmt.Errorf("the namespace already has an interface %s, which is %w; choose another name with --ifname",
+		r.IfName, ErrForeign)
+}
+
+// fit brings both sides of a pair to what r says; look tells what is inside.
+func (l *Links) fit(w *wire, v link, r Row, ns namespace, look func(*wire, link) (*interior, error)) error {
+	if err := l.mendHost(w, v, r); err != nil {
+		return err
+	}
+	err := ns.dial(func(inside *wire) error {
+		in, err := look(inside, v)
+		if err == nil && in.self.up && in.self.name != r.IfName {
+			in, err = lower(inside, v, in.self.index)
+		}
+		if err != nil {
+			return err
+		}
+		return furnish(inside, r, in)
+	})
+	if err != nil {
+		return err
+	}
+	_, _, err = w.linkAt(v.index)
+	return err
+}
+
+// lower takes the inside down, since Linux before 6.2 renames no interface that is up, and looks at what is left.
+func lower(inside *wire, v link, index int) (*interior, error) {
+	if err := inside.one(setUp(index, false)); err != nil {
+		return nil, fmt.Errorf("take interface down to rename it: %w", err)
+	}
+	return survey(inside, v)
+}
+
+// dial runs fn on a thread in the namespace, with a wire into it that is closed again.
+func (ns namespace) dial(fn func(w *wire) error) error {
+	return ns.do(func() error {
+		w, err := dial()
+		if err != nil {
+			return err
+		}
+		defer w.close()
+		return fn(w)
+	})
+}
+
+// namespaceID is the number by which the host's namespace knows ns; -1 when it does not.
+func (w *wire) namespaceID(ns namespace) (int, error) {
+	data, err := w.ask(request(unix.RTM_GETNSID, 0, &nl.RtGenMsg{},
+		nl.NewRtAttr(netlink.NETNSA_FD, nl.Uint32Attr(uint32(ns.fd)))))
+	if err != nil {
+		return -1, fmt.Errorf("read namespace id: %w", err)
+	}
+	attrs, err := nl.ParseRouteAttr(data[(&nl.RtGenMsg{}).Len():])
+	if err != nil {
+		return -1, fmt.Errorf("read namespace id: %w", err)
+	}
+	for _, a := range attrs {
+		if a.Attr.Type == netlink.NETNSA_NSID {
+			return number(a.Value), nil
+		}
+	}
+	return -1, nil
+}
