@@ -5,6 +5,7 @@ import (
 	"context"
 	"fmt"
 	"maps"
+	"math"
 	"net/netip"
 	"slices"
 	"strings"
@@ -237,8 +238,8 @@ func (l *Ledger) Leases() []Lease {
 type Usage struct {
 	Pool     string
 	Block    netip.Prefix // zero while there is none
-	Size     uint64       // at most the largest uint64
-	Reserved uint64
+	Size     int          // a block that has more counts as math.MaxInt
+	Reserved int
 	Leased   int
 	Resting  int
 	Held     string // why nothing is handed out; "" when all is well
@@ -263,7 +264,7 @@ func (l *Ledger) usage(name string, s *shelf) Usage {
 	}
 	u.Size = size(s.block)
 	for _, r := range s.reserved {
-		u.Reserved += size(r)
+		u.Reserved += min(size(r), math.MaxInt-u.Reserved)
 	}
 	for a := range l.leases {
 		if s.block.Contains(a) {

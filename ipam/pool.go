@@ -4,6 +4,7 @@ package ipam
 import (
 	"errors"
 	"fmt"
+	"math"
 	"net/netip"
 	"slices"
 	"time"
@@ -107,11 +108,11 @@ func last(p netip.Prefix) netip.Addr {
 	return a
 }
 
-// size is how many addresses p has, at most the largest uint64.
-func size(p netip.Prefix) uint64 {
+// size is how many addresses p has, at most math.MaxInt.
+func size(p netip.Prefix) int {
 	host := p.Addr().BitLen() - p.Bits()
-	if host > 63 {
-		return 1<<64 - 1
+	if host > 62 {
+		return math.MaxInt
 	}
 	return 1 << host
 }
