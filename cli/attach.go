@@ -122,7 +122,7 @@ func parseLabels(texts []string) (map[string]string, error) {
 	for _, s := range texts {
 		k, v, ok := strings.Cut(s, "=")
 		if !ok || k == "" {
-			return nil, misusef("--label %q: want key=value", s)
+			return nil, misusef("--label %q: want KEY=VALUE", s)
 		}
 		if old, twice := m[k]; twice && old != v {
 			return nil, misusef("--label %s: given twice, as %q and %q", k, old, v)

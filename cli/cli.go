@@ -162,8 +162,12 @@ func (a *app) root() *cobra.Command {
 		Version:       a.Version,
 		Args:          noCommand,
 		RunE:          noCommand,
-		PersistentPreRun: func(*cobra.Command, []string) {
+		PersistentPreRunE: func(*cobra.Command, []string) error {
+			if a.timeout < 0 {
+				return misusef("--timeout %s: want a positive time", a.timeout)
+			}
 			a.begun = true
+			return nil
 		},
 		CompletionOptions:          cobra.CompletionOptions{DisableDefaultCmd: true},
 		SuggestionsMinimumDistance: 2,

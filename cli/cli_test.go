@@ -32,6 +32,7 @@ func TestStories(t *testing.T) {
 	testscript.Run(t, testscript.Params{
 		Dir:                 "testdata",
 		RequireExplicitExec: true,
+		UpdateScripts:       os.Getenv("FAIRLEAD_UPDATE_STORIES") != "", // writes what is printed as what is wanted
 		RequireUniqueNames:  true,
 		Setup: func(e *testscript.Env) error {
 			// A socket's path has room for 107 bytes, and the work directory may be deep.

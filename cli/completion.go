@@ -12,19 +12,20 @@ import (
 )
 
 func (a *app) completion() *cobra.Command {
-	shells := []string{"bash", "zsh", "fish"}
 	return &cobra.Command{
 		Use: "completion bash|zsh|fish", Short: "Print the completion script of a shell", GroupID: groupHost,
 		Example: "  fairlead completion bash > /usr/share/bash-completion/completions/fairlead",
-		Args:    cobra.MatchAll(arguments("SHELL"), cobra.OnlyValidArgs), ValidArgs: shells,
+		Args:    arguments("SHELL"), ValidArgs: []string{"bash", "zsh", "fish"},
 		RunE: func(cmd *cobra.Command, args []string) error {
 			switch args[0] {
 			case "bash":
 				return cmd.Root().GenBashCompletionV2(a.out, true)
 			case "zsh":
 				return cmd.Root().GenZshCompletion(a.out)
+			case "fish":
+				return cmd.Root().GenFishCompletion(a.out, true)
 			}
-			return cmd.Root().GenFishCompletion(a.out, true)
+			return misusef("unknown shell %q: want bash, zsh or fish", args[0])
 		},
 	}
 }

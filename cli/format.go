@@ -52,7 +52,7 @@ func printRaw(w io.Writer, f format, raw []byte) error {
 		return printYAML(w, raw)
 	}
 	var b bytes.Buffer
-	if err := json.Indent(&b, raw, "", "  "); err != nil {
+	if err := json.Indent(&b, bytes.TrimSpace(raw), "", "  "); err != nil {
 		return fmt.Errorf("print json: %w", err)
 	}
 	b.WriteByte('\n')

@@ -49,9 +49,9 @@ func (a *app) peers() *cobra.Command {
 
 func peerTable(peers []agent.Peer) table {
 	t := table{columns: []column{
-		{title: "ADDRESS"}, {title: "NODE", least: 8, drop: 2}, {title: "AS", right: true, drop: 4}, {title: "ROLE", drop: 3},
+		{title: "ADDRESS"}, {title: "NODE", least: 8, drop: 2}, {title: "AS", right: true, drop: 7}, {title: "ROLE", drop: 4},
 		{title: "STATE"}, {title: "UP", right: true}, {title: "RCVD", right: true, drop: 5},
-		{title: "USED", right: true, drop: 1}, {title: "SENT", right: true, drop: 6}, {title: "LAST ERROR", least: 10, drop: 7},
+		{title: "USED", right: true, drop: 1}, {title: "SENT", right: true, drop: 6}, {title: "LAST ERROR", least: 10, drop: 3},
 	}}
 	for _, p := range peers {
 		state, up := cell{p.State, toneBad}, "-"
@@ -72,7 +72,7 @@ func (a *app) routes() *cobra.Command {
 
 func routeTable(routes []agent.Route) table {
 	t := table{columns: []column{
-		{title: "PREFIX"}, {title: "VIA", least: 15}, {title: "ENCAP"}, {title: "DEV", drop: 2}, {title: "MTU", right: true, drop: 3},
+		{title: "PREFIX"}, {title: "VIA"}, {title: "ENCAP"}, {title: "DEV", drop: 2}, {title: "MTU", right: true, drop: 3},
 		{title: "NODE", least: 8, drop: 4}, {title: "INSTALLED", least: 8},
 	}}
 	for _, r := range routes {
@@ -152,13 +152,41 @@ func (a *app) showEndpoint(cmd *cobra.Command, name string) error {
 	if !a.format.human() {
 		return printRaw(a.out, a.format, raw)
 	}
-	t := endpointTable([]agent.Endpoint{e})
-	return t.print(a.out, lookOf(a.out))
+	l := lookOf(a.out)
+	for _, f := range endpointFacts(e) {
+		if _, err := fmt.Fprint(a.out, f.print(l, factIndent)); err != nil {
+			return err
+		}
+	}
+	return nil
+}
+
+func endpointFacts(e agent.Endpoint) []fact {
+	fs := []fact{{"name", e.Name}, {"addresses", strings.ReplaceAll(joined(e.Addresses), ",", " ")}, {"mac", e.MAC}}
+	if e.Network != "" {
+		fs = append(fs, fact{"network", e.Network})
+	}
+	fs = append(fs, fact{"netns", e.NetNS}, fact{"interface", e.IfName + " inside, " + e.HostIfName + " on " + e.Node})
+	if len(e.Labels) > 0 {
+		fs = append(fs, fact{"labels", strings.ReplaceAll(labels(e.Labels), ",", " ")})
+	}
+	if len(e.Ports) > 0 {
+		fs = append(fs, fact{"ports", portWords(e.Ports)})
+	}
+	return append(fs, fact{"created", e.Created.Format(time.RFC3339)}, fact{"id", e.ID})
+}
+
+func portWords(ports []agent.Port) string {
+	words := make([]string, len(ports))
+	for i, p := range ports {
+		words[i] = fmt.Sprintf("%s:%d/%s", netip.AddrPortFrom(p.HostIP, p.HostPort), p.Port, p.Proto)
+	}
+	return strings.Join(words, " ")
 }
 
 func endpointTable(endpoints []agent.Endpoint) table {
 	t := table{columns: []column{
-		{title: "NAME", least: 12}, {title: "ADDRESSES", least: 18}, {title: "NETWORK", least: 7, drop: 4},
+		{title: "NAME", least: 12}, {title: "ADDRESSES"}, {title: "NETWORK", least: 7, drop: 4},
 		{title: "HOST IF", drop: 3}, {title: "NETNS", least: 10, drop: 5}, {title: "LABELS", least: 10, drop: 6},
 		{title: "AGE", right: true, drop: 2},
 	}}

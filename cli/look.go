@@ -56,7 +56,7 @@ func (l look) paint(t tone, s string) string {
 // wrap breaks s into lines that fit beside an indent, at spaces only: a command must stay whole to be copied.
 func (l look) wrap(s string, indent int) []string {
 	room := l.width - indent
-	if l.width == 0 || room < 20 {
+	if l.width == 0 || room < 20 || width(s) <= room {
 		return []string{s}
 	}
 	var lines []string

@@ -97,16 +97,28 @@ func screen(s agent.Status, l look) string {
 	}
 	b.WriteByte('\n')
 	for _, f := range facts(s) {
-		lines := l.wrap(visible(f[1]), factIndent)
-		fmt.Fprintf(&b, "%s%s\n", l.paint(toneDim, fmt.Sprintf("%-*s", factIndent, f[0])), lines[0])
-		for _, more := range lines[1:] {
-			fmt.Fprintf(&b, "%*s%s\n", factIndent, "", more)
-		}
+		b.WriteString(f.print(l, factIndent))
 	}
 	return b.String()
 }
 
 const factIndent = 11 // columns before the facts: the longest name and two spaces
+
+// fact is a name and a value.
+type fact struct{ name, value string }
+
+// print writes the value beside the name, and what does not fit below itself.
+func (f fact) print(l look, indent int) string {
+	var b strings.Builder
+	name := fmt.Sprintf("%-*s", indent, f.name)
+	for i, line := range l.wrap(visible(f.value), indent) {
+		if i > 0 {
+			name = strings.Repeat(" ", indent)
+		}
+		fmt.Fprintf(&b, "%s%s\n", l.paint(toneDim, name), line)
+	}
+	return b.String()
+}
 
 func (r remark) print(l look) string {
 	var b strings.Builder
@@ -125,8 +137,8 @@ func (r remark) print(l look) string {
 }
 
 // facts are names and values in the order in which an operator asks.
-func facts(s agent.Status) [][2]string {
-	rows := [][2]string{
+func facts(s agent.Status) []fact {
+	rows := []fact{
 		{"address", addressWords(s.Address)},
 		{"peers", peerWords(s.Peers)},
 		{"routes", routeWords(s.Routes)},
@@ -134,10 +146,10 @@ func facts(s agent.Status) [][2]string {
 	}
 	name := "pools"
 	for _, p := range s.Pools {
-		rows, name = append(rows, [2]string{name, poolWords(p)}), ""
+		rows, name = append(rows, fact{name, poolWords(p)}), ""
 	}
 	if s.Fastpath != "" {
-		rows = append(rows, [2]string{"fast path", s.Fastpath})
+		rows = append(rows, fact{"fast path", s.Fastpath})
 	}
 	config := s.ConfigFile
 	if config == "" {
@@ -146,7 +158,7 @@ func facts(s agent.Status) [][2]string {
 	if s.ConfigError != "" {
 		config += " (changed and refused)"
 	}
-	return append(rows, [2]string{"drift", driftWords(s.DriftRepaired)}, [2]string{"config", config})
+	return append(rows, fact{"drift", driftWords(s.DriftRepaired)}, fact{"config", config})
 }
 
 func addressWords(a netip.Addr) string {
@@ -187,11 +199,11 @@ func endpointWords(s agent.Status) string {
 }
 
 func poolWords(p agent.PoolStatus) string {
-	block := p.Block
-	if block == "" {
-		block = "none yet"
+	block := "no block yet"
+	if p.Block != "" {
+		block = "block " + p.Block
 	}
-	words := fmt.Sprintf("%s %s, block %s: %d of %d leased", p.Name, p.CIDR, block, p.Leased, p.Size)
+	words := fmt.Sprintf("%s %s, %s: %d of %d leased", p.Name, p.CIDR, block, p.Leased, p.Size)
 	if p.Resting > 0 {
 		words += fmt.Sprintf(", %d resting", p.Resting)
 	}

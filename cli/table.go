@@ -10,7 +10,7 @@ import (
 type column struct {
 	title string
 	right bool // numbers
-	least int  // columns that it may be cut down to, 0: it is never cut
+	least int  // it may be cut down to this width, 0: only when nothing else helps
 	drop  int  // the highest goes first when cutting is not enough, 0: it always stays
 }
 
@@ -86,7 +86,8 @@ func (t *table) line(b *strings.Builder, l look, show, widths []int, row []cell)
 	b.WriteByte('\n')
 }
 
-// fit chooses the columns to show and their widths. Cutting comes before leaving out.
+// fit chooses the columns to show and their widths: first those are cut that may be, then columns are left out, and in
+// the end the widest must give way.
 func (t *table) fit(limit int) (show, widths []int) {
 	natural := t.natural()
 	for i := range t.columns {
@@ -94,16 +95,20 @@ func (t *table) fit(limit int) (show, widths []int) {
 	}
 	for {
 		widths = slices.Clone(natural)
-		if limit == 0 || t.squeeze(show, widths, limit) {
+		if limit == 0 || squeeze(show, widths, limit, func(i int) int { return t.columns[i].least }) {
 			return show, widths
 		}
 		out := t.nextOut(show)
 		if out < 0 {
-			return show, widths
+			break
 		}
 		show = slices.Delete(show, out, out+1)
 	}
+	squeeze(show, widths, limit, func(int) int { return narrowest })
+	return show, widths
 }
+
+const narrowest = 6 // no column is cut below this width
 
 func (t *table) natural() []int {
 	widths := make([]int, len(t.columns))
@@ -117,16 +122,15 @@ func (t *table) natural() []int {
 }
 
 // squeeze cuts the widest column that may be cut, one step at a time, and says whether the line fits then.
-func (t *table) squeeze(show, widths []int, limit int) bool {
+func squeeze(show, widths []int, limit int, least func(column int) int) bool {
 	total := gutter * (len(show) - 1)
 	for _, i := range show {
 		total += widths[i]
 	}
-	for total > limit {
+	for ; total > limit; total-- {
 		widest := -1
 		for _, i := range show {
-			least := t.columns[i].least
-			if least > 0 && widths[i] > least && (widest < 0 || widths[i] > widths[widest]) {
+			if n := least(i); n > 0 && widths[i] > n && (widest < 0 || widths[i] > widths[widest]) {
 				widest = i
 			}
 		}
@@ -134,7 +138,6 @@ func (t *table) squeeze(show, widths []int, limit int) bool {
 			return false
 		}
 		widths[widest]--
-		total--
 	}
 	return true
 }
