@@ -1,0 +1,88 @@
+package bgp
+
+import (
+	"net/netip"
+	"slices"
+	"strings"
+)
+
+// Route is a prefix that peers told us of, and every equally good way to it.
+//
+// A prefix that we announce ourselves is there too when somebody else announces it: its next hops are the others'.
+type Route struct {
+	Prefix   netip.Prefix
+	NextHops []netip.Addr // sorted
+	Peers    []netip.Addr // who told us of the next hop at the same index
+	Node     string       // the nodes that it leads to, by the names they gave themselves; "" = unknown
+}
+
+// hop is one next hop and the peer that told us of it.
+type hop struct {
+	nextHop netip.Addr
+	peer    netip.Addr
+	stale   bool
+}
+
+// rib holds the best paths to each prefix.
+type rib map[netip.Prefix][]hop
+
+// fold takes one report of GoBGP, in which each prefix comes with the whole set of its best paths, and says whether
+// anybody who asks for the routes will see a difference.
+func (r rib) fold(paths []path) bool {
+	sets := make(map[netip.Prefix][]hop, 1)
+	for _, p := range paths {
+		set := sets[p.prefix]
+		if !p.withdrawn && p.peer.IsValid() {
+			set = append(set, hop{nextHop: p.nextHop, peer: p.peer, stale: p.stale})
+		}
+		sets[p.prefix] = set
+	}
+	changed := false
+	for prefix, set := range sets {
+		changed = r.put(prefix, set) || changed
+	}
+	return changed
+}
+
+func (r rib) put(prefix netip.Prefix, set []hop) bool {
+	slices.SortFunc(set, func(a, b hop) int {
+		if c := a.nextHop.Compare(b.nextHop); c != 0 {
+			return c
+		}
+		return a.peer.Compare(b.peer)
+	})
+	// Two reflectors tell of the same next hop: it is one way.
+	set = slices.CompactFunc(set, func(a, b hop) bool { return a.nextHop == b.nextHop })
+	old := r[prefix]
+	if len(set) == 0 {
+		delete(r, prefix)
+	} else {
+		r[prefix] = set
+	}
+	return !slices.EqualFunc(old, set, func(a, b hop) bool { return a.nextHop == b.nextHop && a.peer == b.peer })
+}
+
+// routes lists the rib in the order of its prefixes; name gives the node behind a peer.
+func (r rib) routes(name func(peer netip.Addr) string) []Route {
+	all := make([]Route, 0, len(r))
+	for prefix, set := range r {
+		route := Route{Prefix: prefix}
+		var nodes []string
+		for _, h := range set {
+			route.NextHops = append(route.NextHops, h.nextHop)
+			route.Peers = append(route.Peers, h.peer)
+			if n := name(h.peer); n != "" && !slices.Contains(nodes, n) {
+				nodes = append(nodes, n)
+			}
+		}
+		route.Node = strings.Join(nodes, ",")
+		all = append(all, route)
+	}
+	slices.SortFunc(all, func(a, b Route) int {
+		if c := a.Prefix.Addr().Compare(b.Prefix.Addr()); c != 0 {
+			return c
+		}
+		return a.Prefix.Bits() - b.Prefix.Bits()
+	})
+	return all
+}

@@ -1,0 +1,170 @@
+package bgp
+
+import (
+	"net/netip"
+	"strings"
+	"time"
+
+	api "github.com/osrg/gobgp/v3/api"
+)
+
+const (
+	stateIdle        = "idle"
+	stateEstablished = "established"
+)
+
+// PeerStatus is how the session with one neighbour fares.
+type PeerStatus struct {
+	Address    netip.Addr
+	ASN        uint32
+	Role       Role
+	State      string    // RFC 4271 section 8.2.2, lower case: "established", "active", …
+	Since      time.Time // of the session, or of its absence; zero before the first Announce
+	Received   int       // prefixes that the peer tells us, those of a restarting peer included
+	Advertised int       // prefixes that we tell it
+	LastError  string    // why the last session ended, or why there is none; kept when it is back
+	Name       string    // as the peer calls itself, "" before the first session
+	EndOfRIB   bool      // it has told all it knew when this session began
+}
+
+// terms are everything that a session is made of: it is made anew when they change.
+type terms struct {
+	PeerConfig
+	gracefulRestart bool
+	restartTime     time.Duration
+}
+
+// session is a configured neighbour and what was heard of it.
+type session struct {
+	terms
+	state      string
+	since      time.Time
+	lastError  string
+	dialing    bool           // lastError is of an attempt: it is void once the session is up
+	told       bool           // lastError already says why the session that now ends is ending
+	stopped    bool           // ended for good by too many prefixes
+	retained   bool           // GoBGP keeps the routes of the last session
+	name       string         //
+	restarts   bool           // it negotiated graceful restart, and so marks the end of its first updates
+	negotiated [families]bool // the families of this session
+	endOfRIB   [families]bool // those whose first updates are complete
+	heard      bool           // it has told all once since Start
+}
+
+func newSession(t terms) *session {
+	return &session{terms: t, state: stateIdle}
+}
+
+// enter notes a change of state and returns whether a session came or went with it.
+func (s *session) enter(n note) bool {
+	was := s.state
+	s.state = n.to
+	switch {
+	case n.to == stateEstablished:
+		s.since, s.told = n.when, false
+		s.negotiated, s.endOfRIB = [families]bool{}, [families]bool{}
+		if s.dialing {
+			s.lastError, s.dialing = "", false
+		}
+		return true
+	case was == stateEstablished:
+		s.since = n.when
+		s.endOfRIB = [families]bool{}
+		s.retained = n.text == "graceful-restart"
+		if !s.told {
+			s.lastError, s.dialing = because(n.text), false
+		}
+		s.told = false
+		return true
+	case n.to == stateIdle:
+		if !s.told && !s.stopped {
+			s.lastError, s.dialing = because(n.text), true
+		}
+		s.told = false
+	}
+	return false
+}
+
+// because puts GoBGP's reason for the end of a session, or of an attempt, into words.
+func because(reason string) string {
+	switch reason {
+	case "graceful-restart":
+		return "connection lost: routes are kept for the peer's restart time"
+	case "read-failed":
+		return "the peer closed the connection"
+	case "write-failed":
+		return "the connection broke"
+	case "hold-timer-expired":
+		return "hold timer expired"
+	case "invalid-msg":
+		return "the peer refused our OPEN message"
+	case "restart-timer-expired":
+		return "the peer did not return within its restart time"
+	}
+	return strings.ReplaceAll(reason, "-", " ")
+}
+
+// whole says that every family of the session has been told completely.
+func (s *session) whole() bool {
+	any := false
+	for f, n := range s.negotiated {
+		if n && !s.endOfRIB[f] {
+			return false
+		}
+		any = any || n
+	}
+	return any
+}
+
+// gobgp is the session in GoBGP's terms. Warm tells the peer that we restart and forwarded all along.
+func (t terms) gobgp(listen netip.Addr, warm bool) *api.Peer {
+	hold := uint64(t.HoldTime / time.Second)
+	p := &api.Peer{
+		Conf: &api.PeerConf{NeighborAddress: t.Address.String(), PeerAsn: t.ASN, AuthPassword: t.Password},
+		Timers: &api.Timers{Config: &api.TimersConfig{
+			HoldTime: hold, KeepaliveInterval: hold / 3, ConnectRetry: 1, IdleHoldTimeAfterReset: 1,
+		}},
+		Transport:       &api.Transport{RemotePort: uint32(t.Port), PassiveMode: t.passive(listen)},
+		GracefulRestart: t.restart(warm),
+	}
+	if listen.Is4() == t.Address.Is4() {
+		p.Transport.LocalAddress = listen.String()
+	}
+	if t.TTLSecurity {
+		p.TtlSecurity = &api.TtlSecurity{Enabled: true, TtlMin: 255}
+	}
+	for f := range families {
+		p.AfiSafis = append(p.AfiSafis, &api.AfiSafi{
+			Config: &api.AfiSafiConfig{Family: f.api(), Enabled: true},
+			MpGracefulRestart: &api.MpGracefulRestart{
+				Config: &api.MpGracefulRestartConfig{Enabled: true},
+			},
+			PrefixLimits: &api.PrefixLimit{Family: f.api(), MaxPrefixes: uint32(t.MaxPrefixes)},
+		})
+	}
+	return p
+}
+
+// restart is the graceful-restart part of the session.
+//
+// The N-bit of RFC 8538 stays off: with it a peer whose hold timer expires keeps the routes, and a dead host would
+// attract packets for the whole restart time. Without graceful restart we still help others and mark our End-of-RIB.
+func (t terms) restart(warm bool) *api.GracefulRestart {
+	return &api.GracefulRestart{
+		Enabled:         true,
+		HelperOnly:      !t.gracefulRestart,
+		RestartTime:     uint32(t.restartTime / time.Second),
+		DeferralTime:    deferralSeconds,
+		LocalRestarting: warm && t.gracefulRestart,
+	}
+}
+
+// deferralSeconds bounds how long a restarted node keeps its routes to itself, waiting for a peer that has opened a
+// session and then tells nothing.
+const deferralSeconds = 5
+
+// passive leaves it to the node with the higher address to connect. GoBGP does not resolve collisions (RFC 4271 section
+// 6.8): when two connect at the same moment, as both do when a cable is back, each closes the other's connection.
+func (t terms) passive(listen netip.Addr) bool {
+	return t.Role == Mesh && listen.Is4() == t.Address.Is4() && !listen.IsUnspecified() && listen.Less(t.Address)
+}
