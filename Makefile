@@ -1,0 +1,135 @@
+# Fairlead: `make` lists what can be made.
+
+PREFIX     ?= /usr/local
+SYSCONFDIR ?= /etc
+DESTDIR    ?=
+# What systemd reads besides /etc. NetworkManager knows no /usr/local.
+LIBDIR     := $(PREFIX)/lib
+NMDIR      := $(if $(filter /usr,$(PREFIX)),$(LIBDIR)/NetworkManager/conf.d,$(SYSCONFDIR)/NetworkManager/conf.d)
+
+GOLANGCI_LINT := v2.15.0
+GOVULNCHECK   := v1.8.0
+# Inputs per fuzz target. A count, not a time: the same work on a slow machine.
+FUZZ_INPUTS   ?= 20000
+TEST_TIMEOUT  ?= 20m
+
+# Where `.ci/deps` puts Go on a machine that has none.
+export PATH := $(CURDIR)/bin/toolchain/bin:$(PATH)
+# The binary says which commit it is of; where git can not tell, go build would fail.
+BUILDVCS := $(if $(shell git rev-parse HEAD 2>/dev/null),auto,false)
+SOURCES  := $(shell find . -name .git -prune -o -name bin -prune -o -name '*.go' ! -name '*_test.go' -print) \
+            $(wildcard go.mod go.sum config.example.toml config/*.toml fastpath/*.o)
+
+.DEFAULT_GOAL := help
+.PHONY: help build deps test race kernel fuzz cover lint vulncheck demo generate install uninstall clean
+.DELETE_ON_ERROR:
+
+help: ## this list
+	@awk -F ':.*## ' '/^[a-z%-]+:.*## / { printf "  make %-14s %s\n", $$1, $$2 }' $(MAKEFILE_LIST)
+
+build: bin/fairlead ## the binary, bin/fairlead: static, so it runs on any distribution
+
+bin/fairlead: $(SOURCES)
+	CGO_ENABLED=0 go build -trimpath -buildvcs=$(BUILDVCS) -ldflags '-s -w' -o $@ .
+
+deps: ## what building and testing need, by apt and the Go module proxy (as root)
+	@.ci/deps
+
+test: deps build ## every test, on the real kernel (as root): under 25 minutes on two cores
+	@rc=0; $(MAKE) --no-print-directory race || rc=1; \
+	$(MAKE) --no-print-directory kernel || rc=1; \
+	$(MAKE) --no-print-directory fuzz || rc=1; exit $$rc
+
+# Packages whose tests start whole hosts: one at a time, since they listen to the clock, and without the race detector,
+# which they could not use on the processes they start.
+KERNEL := . ./nettest/... ./bench/... ./systemd
+
+race: ## the rooms' tests, with the race detector
+	CGO_ENABLED=1 go test -race -count=1 -timeout $(TEST_TIMEOUT) \
+	  $$(go list ./... | grep -vxF "$$(go list $(KERNEL) 2>/dev/null)")
+
+kernel: ## the tests of whole hosts
+	go test -p 1 -count=1 -timeout $(TEST_TIMEOUT) $(KERNEL)
+
+fuzz: ## each fuzz target for FUZZ_INPUTS inputs
+	@set -e; for dir in $$(grep -rl --include='*_test.go' '^func Fuzz' . | xargs -r -n 1 dirname | sort -u); do \
+	  for target in $$(go test -list '^Fuzz' $$dir | grep '^Fuzz'); do \
+	    echo "$$dir: $$target"; \
+	    go test -run '^$$' -fuzz "^$$target$$" -fuzztime $(FUZZ_INPUTS)x -fuzzminimizetime 5s $$dir; \
+	  done; \
+	done
+
+cover: deps build ## how much of the code the tests reach
+	go test -count=1 -timeout $(TEST_TIMEOUT) -coverpkg=./... -coverprofile=bin/cover.out ./...
+	go tool cover -func=bin/cover.out | tail -n 1
+
+lint: bin/golangci-lint-$(GOLANGCI_LINT) ## the linters of .golangci.yml, gofmt, and shell syntax
+	bash -n .ci/run && bash -n .ci/deps
+	$< run ./...
+
+# The linters are built here rather than fetched: what checks the code is the source that go.sum's database vouches for.
+bin/golangci-lint-%:
+	GOBIN=$(CURDIR)/bin go install github.com/golangci/golangci-lint/v2/cmd/golangci-lint@$*
+	mv bin/golangci-lint $@
+
+bin/govulncheck-%:
+	GOBIN=$(CURDIR)/bin go install golang.org/x/vuln/cmd/govulncheck@$*
+	mv bin/govulncheck $@
+
+vulncheck: bin/govulncheck-$(GOVULNCHECK) ## known vulnerabilities in what we depend on (needs the net)
+	timeout 300 $< ./...
+
+demo: deps build ## four hosts, eight containers, one daemon killed: the main job, shown (KEEP=1 leaves it standing)
+	@go build -o bin/demo ./nettest/demo
+	@FAIRLEAD=$(CURDIR)/bin/fairlead KEEP=$(KEEP) bin/demo
+
+bench-%: deps build ## a comparison: bench-ipam, bench-attach, bench-scale
+	@FAIRLEAD=$(CURDIR)/bin/fairlead go run ./bench/$*
+
+generate: ## generated code, from its sources
+	go generate ./...
+
+install: bin/fairlead ## onto this host: binary, units, drop-ins, completion, a first config (PREFIX, DESTDIR)
+	install -D -m 0755 bin/fairlead $(DESTDIR)$(PREFIX)/bin/fairlead
+	install -d $(DESTDIR)$(LIBDIR)/systemd/system
+	sed 's|/usr/local/bin/|$(PREFIX)/bin/|' systemd/fairlead.service > $(DESTDIR)$(LIBDIR)/systemd/system/fairlead.service
+	chmod 0644 $(DESTDIR)$(LIBDIR)/systemd/system/fairlead.service
+	install -D -m 0644 systemd/10-fairlead.link $(DESTDIR)$(LIBDIR)/systemd/network/10-fairlead.link
+	install -D -m 0644 systemd/10-fairlead.network $(DESTDIR)$(LIBDIR)/systemd/network/10-fairlead.network
+	install -D -m 0644 systemd/networkd-fairlead.conf $(DESTDIR)$(LIBDIR)/systemd/networkd.conf.d/fairlead.conf
+	install -D -m 0644 systemd/fairlead.sysusers $(DESTDIR)$(LIBDIR)/sysusers.d/fairlead.conf
+	install -D -m 0644 systemd/NetworkManager-fairlead.conf $(DESTDIR)$(NMDIR)/fairlead.conf
+	install -d $(DESTDIR)$(PREFIX)/share/bash-completion/completions $(DESTDIR)$(PREFIX)/share/zsh/site-functions \
+	  $(DESTDIR)$(PREFIX)/share/fish/vendor_completions.d
+	bin/fairlead completion bash > $(DESTDIR)$(PREFIX)/share/bash-completion/completions/fairlead
+	bin/fairlead completion zsh > $(DESTDIR)$(PREFIX)/share/zsh/site-functions/_fairlead
+	bin/fairlead completion fish > $(DESTDIR)$(PREFIX)/share/fish/vendor_completions.d/fairlead.fish
+	install -D -m 0644 config.example.toml $(DESTDIR)$(PREFIX)/share/doc/fairlead/config.example.toml
+	install -D -m 0644 LICENSE $(DESTDIR)$(PREFIX)/share/doc/fairlead/LICENSE
+	@# A config that is there stays, whatever its owner made of it.
+	test -e $(DESTDIR)$(SYSCONFDIR)/fairlead/fairlead.toml || bin/fairlead init --config $(DESTDIR)$(SYSCONFDIR)/fairlead/fairlead.toml
+ifeq ($(DESTDIR),)
+	if command -v systemd-sysusers >/dev/null; then systemd-sysusers $(LIBDIR)/sysusers.d/fairlead.conf; fi
+	if [ -d /run/systemd/system ]; then systemctl daemon-reload; fi
+	if [ -d /run/systemd/netif ] && command -v networkctl >/dev/null; then networkctl reload || true; fi
+	if [ -d /run/NetworkManager ]; then systemctl try-reload-or-restart NetworkManager || true; fi
+	@echo "installed; now: fairlead doctor, then: systemctl enable --now fairlead"
+endif
+
+uninstall: ## what install put there, but not the config and not the leases
+ifeq ($(DESTDIR),)
+	if [ -d /run/systemd/system ]; then systemctl disable --now fairlead || true; fi
+	if [ -x $(PREFIX)/bin/fairlead ]; then $(PREFIX)/bin/fairlead uninstall; fi
+endif
+	rm -f $(addprefix $(DESTDIR),$(PREFIX)/bin/fairlead $(LIBDIR)/systemd/system/fairlead.service \
+	  $(LIBDIR)/systemd/network/10-fairlead.link $(LIBDIR)/systemd/network/10-fairlead.network \
+	  $(LIBDIR)/systemd/networkd.conf.d/fairlead.conf $(LIBDIR)/sysusers.d/fairlead.conf $(NMDIR)/fairlead.conf \
+	  $(PREFIX)/share/bash-completion/completions/fairlead $(PREFIX)/share/zsh/site-functions/_fairlead \
+	  $(PREFIX)/share/fish/vendor_completions.d/fairlead.fish)
+	rm -rf $(DESTDIR)$(PREFIX)/share/doc/fairlead
+ifeq ($(DESTDIR),)
+	if [ -d /run/systemd/system ]; then systemctl daemon-reload; fi
+endif
+
+clean: ## everything that was built
+	rm -rf bin
