@@ -1,0 +1,129 @@
+package config
+
+import (
+	"cmp"
+	"errors"
+	"fmt"
+	"io"
+	"io/fs"
+	"os"
+	"path/filepath"
+	"strings"
+
+	"golang.org/x/sys/unix"
+)
+
+// mostBytes bounds a config file. A thousand peers with comments are a tenth of it.
+const mostBytes = 1 << 20
+
+// dropInDir holds further files, beside the main one.
+const dropInDir = "conf.d"
+
+// slurp reads a regular file of at most limit bytes. A FIFO or a device is refused: reading one could take for ever.
+func slurp(path string, limit int64) ([]byte, error) {
+	f, err := os.OpenFile(path, os.O_RDONLY|unix.O_NONBLOCK|unix.O_CLOEXEC, 0)
+	if err != nil {
+		return nil, reason(err)
+	}
+	defer f.Close()
+	if err := regular(f); err != nil {
+		return nil, err
+	}
+	return readAll(f, limit)
+}
+
+func regular(f *os.File) error {
+	info, err := f.Stat()
+	switch {
+	case err != nil:
+		return reason(err)
+	case info.IsDir():
+		return errors.New("it is a directory")
+	case !info.Mode().IsRegular():
+		return errors.New("it is not a regular file")
+	}
+	return nil
+}
+
+func readAll(f *os.File, limit int64) ([]byte, error) {
+	data, err := io.ReadAll(io.LimitReader(f, limit+1))
+	if err != nil {
+		return nil, reason(err)
+	}
+	if int64(len(data)) > limit {
+		return nil, fmt.Errorf("it is larger than %d bytes", limit)
+	}
+	return data, nil
+}
+
+// reason is an error without the path, which the position names already.
+func reason(err error) error {
+	var pathErr *fs.PathError
+	if errors.As(err, &pathErr) {
+		return pathErr.Err
+	}
+	return err
+}
+
+// dropIns are the files of conf.d beside the main file, in the order of their names. Hidden files are an editor's.
+func dropIns(main string) ([]string, string, error) {
+	dir := filepath.Join(filepath.Dir(main), dropInDir)
+	entries, err := os.ReadDir(dir)
+	if errors.Is(err, fs.ErrNotExist) {
+		return nil, dir, nil
+	}
+	if err != nil {
+		return nil, dir, reason(err)
+	}
+	var files []string
+	for _, e := range entries {
+		if strings.HasSuffix(e.Name(), ".toml") && !strings.HasPrefix(e.Name(), ".") {
+			files = append(files, filepath.Join(dir, e.Name()))
+		}
+	}
+	return files, dir, nil
+}
+
+// readSecret reads a password: one line, in a file that only its owner, this user or root, can read.
+//
+// The file is judged after it was opened, so that it cannot be exchanged in between.
+func readSecret(path string) (Secret, error) {
+	const longest = 80 // TCP_MD5SIG_MAXKEYLEN of linux/tcp.h
+	f, err := os.OpenFile(path, os.O_RDONLY|unix.O_NONBLOCK|unix.O_CLOEXEC, 0)
+	if err != nil {
+		return "", reason(err)
+	}
+	defer f.Close()
+	if err := cmp.Or(regular(f), private(f)); err != nil {
+		return "", err
+	}
+	data, err := readAll(f, 4096)
+	if err != nil {
+		return "", err
+	}
+	word := strings.TrimRight(string(data), "\r\n")
+	switch {
+	case word == "":
+		return "", errors.New("it is empty")
+	case strings.ContainsAny(word, "\r\n\x00"):
+		return "", errors.New("it has more than one line")
+	case len(word) > longest:
+		return "", fmt.Errorf("the password is longer than the %d bytes that TCP MD5 takes", longest)
+	}
+	return Secret(word), nil
+}
+
+// private refuses a file that somebody else can read or owns, and could open to others at any time.
+func private(f *os.File) error {
+	var st unix.Stat_t
+	if err := unix.Fstat(int(f.Fd()), &st); err != nil {
+		return err
+	}
+	if mode := st.Mode & 0o7777; mode&^0o600 != 0 {
+		return fmt.Errorf("mode %04o is wider than 0600: chmod 0600 %s", mode, plain(f.Name()))
+	}
+	if st.Uid != 0 && int(st.Uid) != os.Geteuid() {
+		return fmt.Errorf("it belongs to user %d: chown root %s", st.Uid, plain(f.Name()))
+	}
+	return nil
+}
