@@ -97,7 +97,7 @@ func compareAll(before, after map[string]map[string]setting) Changes {
 // files, sockets and listeners are.
 func needsRestart(key string) bool {
 	switch key {
-	case "node.name", "node.address", "node.state_dir", "node.run_dir", "node.watch",
+	case "node.name", "node.address", "node.state_dir", "node.run_dir",
 		"bgp.asn", "bgp.router_id", "bgp.listen", "bgp.port", "bgp.graceful_restart", "bgp.restart_time",
 		"docker.enable", "docker.socket", "docker.timeout", "fastpath.pin_dir", "api.socket", "api.metrics",
 		"log.format":

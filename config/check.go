@@ -106,24 +106,24 @@ func (l *loader) checkMTU(c Config) {
 	}
 }
 
-// At completes a config whose node.address was left to the host, with the address that the host turned out to have.
-// What the file sets stays. The error names the peers that can not be peers of a node at this address.
-func (c Config) At(a netip.Addr) (Config, error) {
-	c = c.withAddress(a)
+// WithAddress completes a config whose node.address was left to the host, with the address that the host turned out to
+// have. What the file sets stays. CheckPeers can say more afterwards than Load could.
+func (c Config) WithAddress(a netip.Addr) Config {
+	c.Node.Address = either(c.Node.Address, a)
+	c.BGP.Listen = either(c.BGP.Listen, c.Node.Address)
+	c.BGP.RouterID = either(c.BGP.RouterID, identifier(c.Node.Address))
+	return c
+}
+
+// CheckPeers names the peers that a node at this address can not have.
+func (c Config) CheckPeers() error {
 	var wrong []error
 	for _, p := range c.BGP.Peers {
 		if err := c.refusal(p); err != nil {
 			wrong = append(wrong, fmt.Errorf("bgp.peer.address: %w", err))
 		}
 	}
-	return c, errors.Join(wrong...)
-}
-
-func (c Config) withAddress(a netip.Addr) Config {
-	c.Node.Address = either(c.Node.Address, a)
-	c.BGP.Listen = either(c.BGP.Listen, c.Node.Address)
-	c.BGP.RouterID = either(c.BGP.RouterID, identifier(c.Node.Address))
-	return c
+	return errors.Join(wrong...)
 }
 
 func either(a, b netip.Addr) netip.Addr {

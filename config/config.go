@@ -14,7 +14,7 @@ import (
 // DefaultPath is the file that is read when none is named. It may be absent: the defaults are then the config.
 const DefaultPath = "/etc/fairlead/fairlead.toml"
 
-// Config is all settings of one host, validated and complete but for what only a running host knows: see At.
+// Config is all settings of one host, validated and complete but for what only a running host knows: see WithAddress.
 type Config struct {
 	File      string // the main file, empty when there is none
 	Schema    int

@@ -25,7 +25,7 @@ func (l *loader) config() Config {
 	c.Pools = l.pools()
 	c.BGP = l.bgp()
 	c.API = l.api(c.Node.RunDir)
-	c = c.withAddress(c.Node.Address)
+	c = c.WithAddress(c.Node.Address)
 	l.checkPeers(c)
 	l.checkMTU(c)
 	return c
