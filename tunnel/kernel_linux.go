@@ -1,41 +1,77 @@
 package tunnel
 
 import (
-	"context"
 	"errors"
-	"net/netip"
+	"fmt"
+	"runtime"
+
+	"golang.org/x/sys/unix"
 )
 
-var errStub = errors.New("unwritten")
-
-type Kernel struct{}
-type table[K, V comparable] struct{ k *Kernel }
-
-func (t table[K, V]) List(ctx context.Context) (map[K]V, error) { return nil, errStub }
-func (t table[K, V]) Put(ctx context.Context, k K, v V) error   { return errStub }
-func (t table[K, V]) Delete(ctx context.Context, k K) error     { return errStub }
-
-type Devices struct{ table[string, Device] }
-type Neighbours struct{ table[NeighKey, MAC] }
-type FDB struct{ table[FDBKey, netip.Addr] }
-type Routes struct{ table[RouteKey, Route] }
-type Rules struct{ table[netip.Prefix, Rule] }
-type Sysctls struct{ table[string, string] }
-
-func Open() (*Kernel, error)                                         { return &Kernel{}, nil }
-func (k *Kernel) Close() error                                       { return nil }
-func (k *Kernel) Devices() *Devices                                  { return &Devices{} }
-func (k *Kernel) Neighbours() *Neighbours                            { return &Neighbours{} }
-func (k *Kernel) FDB() *FDB                                          { return &FDB{} }
-func (k *Kernel) Routes() *Routes                                    { return &Routes{} }
-func (k *Kernel) Rules() *Rules                                      { return &Rules{} }
-func (k *Kernel) Sysctls(want map[string]string) *Sysctls            { return &Sysctls{} }
-func (k *Kernel) ReadSysctl(path string) (string, error)             { return "", errStub }
-func (k *Kernel) WriteSysctl(path, value string) error               { return errStub }
-func (k *Kernel) Watch(ctx context.Context) (<-chan struct{}, error) { return nil, errStub }
-func (k *Kernel) Hops(ctx context.Context, next []netip.Addr) (map[netip.Addr]Hop, error) {
-	return nil, errStub
+// Kernel reads and writes the tables of one network namespace: the one of the thread that opened it.
+type Kernel struct {
+	conn *conn
+	ns   int // the namespace itself, for what is reached through files
+	home namespace
 }
-func (k *Kernel) Underlay(ctx context.Context, address netip.Addr) (Underlay, error) {
-	return Underlay{}, errStub
+
+// namespace is the identity of a network namespace.
+type namespace struct{ dev, inode uint64 }
+
+// Open takes hold of the calling thread's network namespace. It needs CAP_NET_ADMIN.
+func Open() (*Kernel, error) {
+	runtime.LockOSThread()
+	defer runtime.UnlockOSThread()
+	ns, err := unix.Open("/proc/thread-self/ns/net", unix.O_RDONLY|unix.O_CLOEXEC, 0)
+	if err != nil {
+		return nil, fmt.Errorf("open network namespace: %w", err)
+	}
+	home, err := identity(ns)
+	if err != nil {
+		unix.Close(ns)
+		return nil, fmt.Errorf("identify network namespace: %w", err)
+	}
+	c, err := dial()
+	if err != nil {
+		unix.Close(ns)
+		return nil, err
+	}
+	return &Kernel{conn: c, ns: ns, home: home}, nil
+}
+
+// Close lets go of it. What was written stays.
+func (k *Kernel) Close() error {
+	return errors.Join(k.conn.close(), unix.Close(k.ns))
+}
+
+// inside runs fn on a thread in the kernel's namespace: /proc/sys/net shows every thread its own.
+func (k *Kernel) inside(fn func() error) error {
+	runtime.LockOSThread()
+	defer runtime.UnlockOSThread()
+	here, err := unix.Open("/proc/thread-self/ns/net", unix.O_RDONLY|unix.O_CLOEXEC, 0)
+	if err != nil {
+		return fmt.Errorf("open network namespace: %w", err)
+	}
+	defer unix.Close(here)
+	if id, err := identity(here); err == nil && id == k.home {
+		return fn()
+	}
+	result := make(chan error)
+	go func() {
+		runtime.LockOSThread() // never unlocked: the thread ends with the goroutine, and serves nobody else
+		if err := unix.Setns(k.ns, unix.CLONE_NEWNET); err != nil {
+			result <- fmt.Errorf("enter network namespace: %w", err)
+			return
+		}
+		result <- fn()
+	}()
+	return <-result
+}
+
+func identity(ns int) (namespace, error) {
+	var st unix.Stat_t
+	if err := unix.Fstat(ns, &st); err != nil {
+		return namespace{}, err
+	}
+	return namespace{dev: st.Dev, inode: st.Ino}, nil
 }

@@ -1,0 +1,164 @@
+package tunnel
+
+import (
+	"context"
+	"errors"
+	"fmt"
+
+	"github.com/vishvananda/netlink/nl"
+	"golang.org/x/sys/unix"
+)
+
+// Devices is the table of tunnel devices: the links named flvxlan and flvxlan6.
+type Devices struct{ k *Kernel }
+
+// Devices is the table of tunnel devices.
+func (k *Kernel) Devices() *Devices { return &Devices{k} }
+
+// List reads the tunnel devices that exist.
+func (t *Devices) List(ctx context.Context) (map[string]Device, error) {
+	have := make(map[string]Device)
+	for _, name := range []string{Device4, Device6} {
+		l, err := t.k.link(ctx, name)
+		switch {
+		case errors.Is(err, unix.ENODEV):
+		case err != nil:
+			return nil, fmt.Errorf("read link %s: %w", name, err)
+		default:
+			have[name] = l.device()
+		}
+	}
+	return have, nil
+}
+
+// device is the link as a row. A fault makes it differ from every row that is wanted.
+func (l link) device() Device {
+	d := Device{VNI: l.vxlan.vni, Port: l.vxlan.port, Local: l.vxlan.local, MTU: l.mtu, MAC: l.mac, Fault: l.vxlan.odd}
+	switch {
+	case l.kind != "vxlan":
+		d.Fault = "no vxlan"
+	case l.master != 0:
+		d.Fault = "enslaved"
+	case d.Fault == "" && !l.up:
+		d.Fault = faultDown
+	}
+	return d
+}
+
+const (
+	faultDown   = "down"
+	genModeNone = 1 // IN6_ADDR_GEN_MODE_NONE
+)
+
+// Put makes the device, or mends it.
+//
+// MTU, MAC and being up are mended in place. What can not be changed while packets flow is not worth keeping: such a
+// device is made anew, and its entries come back with the tables above it.
+func (t *Devices) Put(ctx context.Context, name string, d Device) error {
+	l, err := t.k.link(ctx, name)
+	if err == nil {
+		have := l.device()
+		if mendable(have, d) {
+			return t.mend(ctx, name, d)
+		}
+		err = t.Delete(ctx, name)
+	}
+	if err != nil && !errors.Is(err, unix.ENODEV) {
+		return fmt.Errorf("%v: %w", d, err)
+	}
+	return t.create(ctx, name, d)
+}
+
+// Delete removes the device and with it everything that stands on it.
+func (t *Devices) Delete(ctx context.Context, name string) error {
+	req := nl.NewNetlinkRequest(unix.RTM_DELLINK, 0)
+	req.AddData(nl.NewIfInfomsg(unix.AF_UNSPEC))
+	req.AddData(nl.NewRtAttr(unix.IFLA_IFNAME, nl.ZeroTerminated(name)))
+	err := t.k.conn.write(ctx, req)[0]
+	if errors.Is(err, unix.ENODEV) {
+		return nil
+	}
+	return err
+}
+
+// mendable tells whether only what can be changed in place is different.
+func mendable(have, want Device) bool {
+	if have.Fault == faultDown {
+		have.Fault = ""
+	}
+	have.MTU, have.MAC = want.MTU, want.MAC
+	return have == want
+}
+
+func (t *Devices) mend(ctx context.Context, name string, d Device) error {
+	req := nl.NewNetlinkRequest(unix.RTM_NEWLINK, 0)
+	req.AddData(upMessage())
+	req.AddData(nl.NewRtAttr(unix.IFLA_IFNAME, nl.ZeroTerminated(name)))
+	req.AddData(nl.NewRtAttr(unix.IFLA_MTU, nl.Uint32Attr(uint32(d.MTU))))
+	req.AddData(nl.NewRtAttr(unix.IFLA_ADDRESS, d.MAC[:]))
+	if err := t.k.conn.write(ctx, req)[0]; err != nil {
+		return fmt.Errorf("%v: %w", d, t.explain(ctx, d, err))
+	}
+	return nil
+}
+
+func (t *Devices) create(ctx context.Context, name string, d Device) error {
+	req := nl.NewNetlinkRequest(unix.RTM_NEWLINK, unix.NLM_F_CREATE|unix.NLM_F_EXCL)
+	req.AddData(upMessage())
+	req.AddData(nl.NewRtAttr(unix.IFLA_IFNAME, nl.ZeroTerminated(name)))
+	req.AddData(nl.NewRtAttr(unix.IFLA_MTU, nl.Uint32Attr(uint32(d.MTU))))
+	// An address that is given at creation is marked as set by the administrator (NET_ADDR_SET): systemd's
+	// MACAddressPolicy leaves it alone.
+	req.AddData(nl.NewRtAttr(unix.IFLA_ADDRESS, d.MAC[:]))
+	info := nl.NewRtAttr(unix.IFLA_LINKINFO, nil)
+	info.AddRtAttr(unix.IFLA_INFO_KIND, nl.NonZeroTerminated("vxlan"))
+	d.attributes(info.AddRtAttr(unix.IFLA_INFO_DATA, nil))
+	req.AddData(info)
+	// Without an address of its own the device says nothing by itself: no duplicate detection, no router solicitation.
+	spec := nl.NewRtAttr(unix.IFLA_AF_SPEC, nil)
+	spec.AddRtAttr(unix.AF_INET6, nil).AddRtAttr(unix.IFLA_INET6_ADDR_GEN_MODE, nl.Uint8Attr(genModeNone))
+	req.AddData(spec)
+	if err := t.k.conn.write(ctx, req)[0]; err != nil {
+		return fmt.Errorf("%v: %w", d, t.explain(ctx, d, err))
+	}
+	return nil
+}
+
+func (d Device) attributes(data *nl.RtAttr) {
+	data.AddRtAttr(unix.IFLA_VXLAN_ID, nl.Uint32Attr(uint32(d.VNI)))
+	data.AddRtAttr(unix.IFLA_VXLAN_PORT, nl.BEUint16Attr(uint16(d.Port)))
+	data.AddRtAttr(unix.IFLA_VXLAN_LEARNING, nl.Uint8Attr(0))
+	if d.Local.Is4() {
+		data.AddRtAttr(unix.IFLA_VXLAN_LOCAL, d.Local.AsSlice())
+		// RFC 7348 section 5: the outer checksum should be zero. Over IPv6 it must be there (RFC 6935).
+		data.AddRtAttr(unix.IFLA_VXLAN_UDP_CSUM, nl.Uint8Attr(0))
+		return
+	}
+	data.AddRtAttr(unix.IFLA_VXLAN_LOCAL6, d.Local.AsSlice())
+}
+
+// explain names the device that is in the way when the VNI or the port is taken.
+func (t *Devices) explain(ctx context.Context, d Device, err error) error {
+	if !errors.Is(err, unix.EEXIST) && !errors.Is(err, unix.EADDRINUSE) {
+		return err
+	}
+	owner := "another namespace's device or another program"
+	all, readErr := t.k.links(ctx)
+	if readErr != nil {
+		return errors.Join(err, readErr)
+	}
+	for _, l := range all.byName {
+		same := l.kind == "vxlan" && l.vxlan.port == d.Port && !tunnelLink(l.name)
+		if same && (l.vxlan.vni == d.VNI || errors.Is(err, unix.EADDRINUSE)) {
+			owner = "device " + l.name
+		}
+	}
+	return fmt.Errorf("VNI %d on UDP port %d is taken by %s: %w", d.VNI, d.Port, owner, err)
+}
+
+// upMessage is the head of a change that also brings the link up.
+func upMessage() *nl.IfInfomsg {
+	m := nl.NewIfInfomsg(unix.AF_UNSPEC)
+	m.Flags, m.Change = unix.IFF_UP, unix.IFF_UP
+	return m
+}

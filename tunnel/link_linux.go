@@ -1,0 +1,172 @@
+package tunnel
+
+import (
+	"context"
+	"encoding/binary"
+	"errors"
+	"fmt"
+	"net/netip"
+	"strings"
+
+	"github.com/vishvananda/netlink/nl"
+	"golang.org/x/sys/unix"
+
+	"github.com/fairlead-net/fairlead/reconcile"
+)
+
+// skipStats keeps the counters of links out of answers (RTEXT_FILTER_SKIP_STATS): they are most of their size.
+const skipStats = 1 << 3
+
+// link is what we need to know of a network interface.
+type link struct {
+	index, mtu, master int
+	name, kind         string
+	mac                MAC
+	up                 bool
+	vxlan              vxlan
+}
+
+// vxlan is the set-up of a VXLAN device.
+type vxlan struct {
+	vni, port int
+	local     netip.Addr
+	odd       string // a setting that ours never have
+}
+
+// links is a reading of all interfaces.
+type links struct {
+	byName  map[string]link
+	byIndex map[int]link
+}
+
+func (k *Kernel) links(ctx context.Context) (links, error) {
+	var all links
+	req := nl.NewNetlinkRequest(unix.RTM_GETLINK, 0)
+	req.AddData(nl.NewIfInfomsg(unix.AF_UNSPEC))
+	req.AddData(nl.NewRtAttr(unix.IFLA_EXT_MASK, nl.Uint32Attr(skipStats)))
+	err := k.conn.dump(ctx, req, func() {
+		all = links{byName: make(map[string]link), byIndex: make(map[int]link)}
+	}, func(body []byte) {
+		l := parseLink(body)
+		all.byName[l.name], all.byIndex[l.index] = l, l
+	})
+	if err != nil {
+		return links{}, fmt.Errorf("read links: %w", err)
+	}
+	return all, nil
+}
+
+// index finds a link by name. One that is not there yet is waited for.
+func (ls links) index(name string) (int, error) {
+	l, ok := ls.byName[name]
+	if !ok {
+		return 0, noDevice(name)
+	}
+	return l.index, nil
+}
+
+func noDevice(name string) error {
+	return fmt.Errorf("device %s %w: %w", name, reconcile.ErrWaits, unix.ENODEV)
+}
+
+// waits marks the errors of a put that stands on a link which is gone or down.
+func waits(err error) error {
+	if errors.Is(err, unix.ENODEV) || errors.Is(err, unix.ENETDOWN) {
+		return fmt.Errorf("%w: %w", reconcile.ErrWaits, err)
+	}
+	return err
+}
+
+// link reads one interface; the error is ENODEV when there is none of the name.
+func (k *Kernel) link(ctx context.Context, name string) (l link, err error) {
+	req := nl.NewNetlinkRequest(unix.RTM_GETLINK, 0)
+	req.AddData(nl.NewIfInfomsg(unix.AF_UNSPEC))
+	req.AddData(nl.NewRtAttr(unix.IFLA_EXT_MASK, nl.Uint32Attr(skipStats)))
+	req.AddData(nl.NewRtAttr(unix.IFLA_IFNAME, nl.ZeroTerminated(name)))
+	err = k.conn.one(ctx, req, func(body []byte) { l = parseLink(body) })
+	return l, err
+}
+
+func parseLink(body []byte) link {
+	l := link{
+		index: int(binary.NativeEndian.Uint32(body[4:])),
+		up:    binary.NativeEndian.Uint32(body[8:])&unix.IFF_UP != 0,
+	}
+	for kind, value := range attributes(body[unix.SizeofIfInfomsg:]) {
+		switch kind {
+		case unix.IFLA_IFNAME:
+			l.name = text(value)
+		case unix.IFLA_MTU:
+			l.mtu = number(value)
+		case unix.IFLA_MASTER:
+			l.master = number(value)
+		case unix.IFLA_ADDRESS:
+			copy(l.mac[:], value)
+		case unix.IFLA_LINKINFO:
+			l.parseInfo(value)
+		}
+	}
+	return l
+}
+
+func (l *link) parseInfo(b []byte) {
+	var data []byte
+	for kind, value := range attributes(b) {
+		switch kind {
+		case unix.IFLA_INFO_KIND:
+			l.kind = text(value)
+		case unix.IFLA_INFO_DATA:
+			data = value
+		}
+	}
+	if l.kind == "vxlan" {
+		l.vxlan = parseVXLAN(data)
+	}
+}
+
+func parseVXLAN(b []byte) (v vxlan) {
+	odd := map[uint16]string{
+		unix.IFLA_VXLAN_LEARNING:         "learning",
+		unix.IFLA_VXLAN_COLLECT_METADATA: "external",
+		unix.IFLA_VXLAN_LINK:             "bound",
+		unix.IFLA_VXLAN_PROXY:            "proxy",
+		unix.IFLA_VXLAN_RSC:              "short-circuit",
+		unix.IFLA_VXLAN_L2MISS:           "l2miss",
+		unix.IFLA_VXLAN_L3MISS:           "l3miss",
+	}
+	for kind, value := range attributes(b) {
+		switch kind {
+		case unix.IFLA_VXLAN_ID:
+			v.vni = number(value)
+		case unix.IFLA_VXLAN_PORT:
+			v.port = int(binary.BigEndian.Uint16(value))
+		case unix.IFLA_VXLAN_LOCAL, unix.IFLA_VXLAN_LOCAL6:
+			v.local = address(value)
+		case unix.IFLA_VXLAN_GROUP, unix.IFLA_VXLAN_GROUP6:
+			v.odd = "remote"
+		case unix.IFLA_VXLAN_GBP, unix.IFLA_VXLAN_GPE:
+			v.odd = "extended"
+		default:
+			if word, ok := odd[kind]; ok && number(value) != 0 {
+				v.odd = word
+			}
+		}
+	}
+	return v
+}
+
+// endpointLink tells whether a link is the host's side of an endpoint: fl and ten hexadecimal digits.
+func endpointLink(name string) bool {
+	digits, ok := strings.CutPrefix(name, "fl")
+	return ok && len(digits) == 10 && strings.Trim(digits, "0123456789abcdef") == ""
+}
+
+func tunnelLink(name string) bool { return name == Device4 || name == Device6 }
+
+func ourLink(name string) bool { return tunnelLink(name) || endpointLink(name) }
+
+// address reads an attribute that is an IP address; the zero address when it is none.
+func address(b []byte) netip.Addr {
+	a, _ := netip.AddrFromSlice(b)
+	return a
+}

@@ -1,0 +1,119 @@
+package tunnel
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"maps"
+	"os"
+	"path/filepath"
+	"slices"
+	"strings"
+
+	"golang.org/x/sys/unix"
+
+	"github.com/fairlead-net/fairlead/reconcile"
+)
+
+// Sysctls is a table of kernel parameters. It knows only those that are wanted.
+//
+// There is no telling ours from others' here, so nothing is ever removed: who wants the old values back reads them
+// before the first Put, and writes them with WriteSysctl.
+type Sysctls struct {
+	k    *Kernel
+	want map[string]string
+}
+
+// Sysctls is the table of the kernel parameters that are wanted, as paths below /proc/sys.
+func (k *Kernel) Sysctls(want map[string]string) *Sysctls {
+	return &Sysctls{k: k, want: maps.Clone(want)}
+}
+
+// List reads the present values. A parameter that does not exist is left out.
+func (t *Sysctls) List(context.Context) (map[string]string, error) {
+	have := make(map[string]string, len(t.want))
+	err := t.k.inside(func() error {
+		for path := range t.want {
+			value, err := readSysctl(path)
+			switch {
+			case errors.Is(err, os.ErrNotExist):
+			case err != nil:
+				return err
+			default:
+				have[path] = value
+			}
+		}
+		return nil
+	})
+	if err != nil {
+		return nil, err
+	}
+	return have, nil
+}
+
+// Put writes a value, unless it is there already: writing ip_forward, even with the same value, may reset other
+// parameters.
+//
+// IPv6 forwarding drops every default route that was learned from router advertisements on links that do not accept
+// them from then on, so the wanted accept_ra go first.
+func (t *Sysctls) Put(_ context.Context, path, value string) error {
+	return t.k.inside(func() error {
+		if path == forwarding6 {
+			for _, before := range slices.Sorted(maps.Keys(t.want)) {
+				if !strings.HasSuffix(before, acceptRA) {
+					continue
+				}
+				if err := writeSysctl(before, t.want[before]); err != nil && !errors.Is(err, reconcile.ErrWaits) {
+					return err
+				}
+			}
+		}
+		return writeSysctl(path, value)
+	})
+}
+
+// Delete leaves the parameter as it is.
+func (t *Sysctls) Delete(context.Context, string) error { return nil }
+
+// ReadSysctl reads a kernel parameter, as a path below /proc/sys.
+func (k *Kernel) ReadSysctl(path string) (value string, err error) {
+	err = k.inside(func() error {
+		value, err = readSysctl(path)
+		return err
+	})
+	return value, err
+}
+
+// WriteSysctl writes a kernel parameter, unless it has that value. The error wraps reconcile.ErrWaits when there is no
+// such parameter, as for a link that is gone.
+func (k *Kernel) WriteSysctl(path, value string) error {
+	return k.inside(func() error { return writeSysctl(path, value) })
+}
+
+func readSysctl(path string) (string, error) {
+	b, err := os.ReadFile(filepath.Join("/proc/sys", path))
+	if err != nil {
+		return "", fmt.Errorf("read kernel parameter: %w", err)
+	}
+	return strings.TrimSpace(string(b)), nil
+}
+
+func writeSysctl(path, value string) error {
+	have, err := readSysctl(path)
+	if errors.Is(err, os.ErrNotExist) {
+		return fmt.Errorf("%w: %w", reconcile.ErrWaits, err)
+	}
+	if err != nil || have == value {
+		return err
+	}
+	// Not created when it is not there: this file system makes no files.
+	f, err := os.OpenFile(filepath.Join("/proc/sys", path), unix.O_WRONLY, 0)
+	if err != nil {
+		return fmt.Errorf("open kernel parameter: %w", err)
+	}
+	defer f.Close()
+	if _, err := f.WriteString(value); err != nil {
+		return fmt.Errorf("write kernel parameter: %w", err)
+	}
+	return nil
+}

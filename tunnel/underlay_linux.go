@@ -1,0 +1,213 @@
+package tunnel
+
+import (
+	"cmp"
+	"context"
+	"encoding/binary"
+	"errors"
+	"fmt"
+	"net/netip"
+	"os"
+	"slices"
+
+	"github.com/vishvananda/netlink/nl"
+	"golang.org/x/sys/unix"
+)
+
+// Underlay finds the node's address among this host's links. The zero address stands for the source of the default
+// route, IPv4 first.
+func (k *Kernel) Underlay(ctx context.Context, address netip.Addr) (Underlay, error) {
+	address = address.Unmap()
+	if !address.IsValid() {
+		found, err := k.defaultSource(ctx)
+		if err != nil {
+			return Underlay{}, err
+		}
+		address = found
+	}
+	all, err := k.links(ctx)
+	if err != nil {
+		return Underlay{}, err
+	}
+	owned, err := k.addresses(ctx, all)
+	if err != nil {
+		return Underlay{}, err
+	}
+	at := slices.IndexFunc(owned, func(o ownAddress) bool { return o.ip == address })
+	if at < 0 {
+		return Underlay{}, fmt.Errorf("find %v on a link of this host: %w", address, unix.EADDRNOTAVAIL)
+	}
+	l := owned[at].link
+	u := Underlay{Dev: l.name, MTU: l.mtu, Address: address, Subnets: subnets(owned)}
+	for _, o := range owned {
+		if o.link.index == l.index && o.ip.Is4() != address.Is4() && o.lasting() && !u.Address6.IsValid() {
+			u.Address6 = o.ip
+		}
+	}
+	u.RA, err = k.advertised(ctx, all)
+	return u, err
+}
+
+// ownAddress is an address of this host.
+type ownAddress struct {
+	link   link
+	ip     netip.Addr
+	subnet netip.Prefix
+	scope  uint8
+	flags  uint32
+}
+
+// lasting tells an address that others can be told: of global scope, and not about to go or not yet there.
+func (o ownAddress) lasting() bool {
+	const passing = unix.IFA_F_DEPRECATED | unix.IFA_F_TENTATIVE | unix.IFA_F_DADFAILED
+	if o.ip.Is6() && o.flags&unix.IFA_F_TEMPORARY != 0 {
+		return false
+	}
+	return o.scope == unix.RT_SCOPE_UNIVERSE && o.flags&passing == 0
+}
+
+// subnets is what is connected by links that are not ours. Loopback and link-local ranges are on every host and say
+// nothing.
+func subnets(owned []ownAddress) []netip.Prefix {
+	var all []netip.Prefix
+	for _, o := range owned {
+		if !ourLink(o.link.name) && !o.ip.IsLoopback() && !o.ip.IsLinkLocalUnicast() {
+			all = append(all, o.subnet)
+		}
+	}
+	slices.SortFunc(all, comparePrefix)
+	return slices.Compact(all)
+}
+
+func (k *Kernel) addresses(ctx context.Context, all links) ([]ownAddress, error) {
+	var owned []ownAddress
+	req := nl.NewNetlinkRequest(unix.RTM_GETADDR, 0)
+	req.AddData(nl.NewIfAddrmsg(unix.AF_UNSPEC))
+	err := k.conn.dump(ctx, req, func() { owned = nil }, func(body []byte) {
+		owned = append(owned, parseAddress(body, all))
+	})
+	if err != nil {
+		return nil, fmt.Errorf("read addresses: %w", err)
+	}
+	return owned, nil
+}
+
+func parseAddress(body []byte, all links) ownAddress {
+	o := ownAddress{
+		link:  all.byIndex[int(binary.NativeEndian.Uint32(body[4:]))],
+		scope: body[3],
+		flags: uint32(body[2]),
+	}
+	var near, far netip.Addr
+	for kind, value := range attributes(body[unix.SizeofIfAddrmsg:]) {
+		switch kind {
+		case unix.IFA_LOCAL:
+			near = address(value)
+		case unix.IFA_ADDRESS:
+			far = address(value)
+		case unix.IFA_FLAGS:
+			o.flags = uint32(number(value))
+		}
+	}
+	// On a point-to-point link the subnet is the other end's.
+	o.ip = near
+	if !near.IsValid() {
+		o.ip = far
+	}
+	o.subnet, _ = far.Prefix(int(body[1]))
+	return o
+}
+
+// defaultSource is the address from which this host speaks to the world.
+func (k *Kernel) defaultSource(ctx context.Context) (netip.Addr, error) {
+	for _, far := range []netip.Addr{
+		netip.AddrFrom4([4]byte{240, 0, 0, 1}), // reserved (RFC 1112): only the default route leads there
+		netip.AddrFrom16([16]byte{0: 0xe0, 15: 1}),
+	} {
+		a, err := k.sourceTo(ctx, far)
+		if err != nil || a.IsValid() {
+			return a, err
+		}
+	}
+	return netip.Addr{}, errors.New("find node address: no default route, so it must be configured")
+}
+
+// sourceTo is the address that packets to far would have, provided that the default route is what takes them there.
+// Nothing is sent.
+func (k *Kernel) sourceTo(ctx context.Context, far netip.Addr) (netip.Addr, error) {
+	matched, err := k.lookup(ctx, []netip.Addr{far}, unix.RTM_F_FIB_MATCH)
+	if err != nil {
+		return netip.Addr{}, err
+	}
+	a, ok := matched[far]
+	if !ok || a.kind != unix.RTN_UNICAST || a.protocol == Protocol {
+		return netip.Addr{}, nil
+	}
+	if a.prefix.Bits() != 0 {
+		// A private network that takes everything by two halves is not the way between hosts.
+		return k.hiddenSource(ctx, far)
+	}
+	plain, err := k.lookup(ctx, []netip.Addr{far}, 0)
+	return plain[far].source, err
+}
+
+// hiddenSource finds the default route by reading the main table.
+func (k *Kernel) hiddenSource(ctx context.Context, far netip.Addr) (netip.Addr, error) {
+	all, err := k.links(ctx)
+	if err != nil {
+		return netip.Addr{}, err
+	}
+	routes, err := k.defaults(ctx, familyOf(far), 0, all)
+	if err != nil || len(routes) == 0 {
+		return netip.Addr{}, err
+	}
+	best := slices.MinFunc(routes, func(a, b answer) int { return cmp.Compare(a.metric, b.metric) })
+	if best.source.IsValid() || len(best.legs) == 0 {
+		return best.source, nil
+	}
+	owned, err := k.addresses(ctx, all)
+	for _, o := range owned {
+		if o.link.index == best.legs[0].index && o.ip.Is4() == far.Is4() && o.lasting() {
+			return o.ip, nil
+		}
+	}
+	return netip.Addr{}, err
+}
+
+// defaults reads the default routes of the main table, those of one protocol unless it is 0.
+func (k *Kernel) defaults(ctx context.Context, family, protocol uint8, all links) ([]answer, error) {
+	var found []answer
+	req := nl.NewNetlinkRequest(unix.RTM_GETROUTE, 0)
+	req.AddData(&nl.RtMsg{RtMsg: unix.RtMsg{Family: family, Table: unix.RT_TABLE_MAIN, Protocol: protocol}})
+	err := k.conn.dump(ctx, req, func() { found = nil }, func(body []byte) {
+		if body[1] == 0 && body[7] == unix.RTN_UNICAST {
+			found = append(found, parseRoute(body, all))
+		}
+	})
+	if err != nil && !errors.Is(err, unix.ENOENT) {
+		return nil, fmt.Errorf("read default routes: %w", err)
+	}
+	return found, nil
+}
+
+// advertised lists the links on which the kernel itself takes router advertisements and has learned a default route.
+func (k *Kernel) advertised(ctx context.Context, all links) ([]string, error) {
+	routes, err := k.defaults(ctx, unix.AF_INET6, unix.RTPROT_RA, all)
+	if err != nil {
+		return nil, err
+	}
+	var devs []string
+	for _, r := range routes {
+		for _, l := range r.legs {
+			value, err := k.ReadSysctl("net/ipv6/conf/" + l.Dev + acceptRA)
+			if err != nil && !errors.Is(err, os.ErrNotExist) {
+				return nil, err
+			}
+			if value == "1" || value == "2" {
+				devs = append(devs, l.Dev)
+			}
+		}
+	}
+	slices.Sort(devs)
+	return slices.Compact(devs), nil
+}
