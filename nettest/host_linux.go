@@ -27,6 +27,7 @@ type T interface {
 	Fatalf(format string, args ...any)
 	Logf(format string, args ...any)
 	Cleanup(func())
+	Failed() bool
 }
 
 const (
@@ -50,7 +51,12 @@ type Host struct {
 func NewHost(t T, name string) *Host {
 	t.Helper()
 	sweepOnce.Do(sweep)
-	ns := fmt.Sprintf("%s-%d-%d-%s", prefix, os.Getpid(), serial.Add(1), name)
+	return newHost(t, name, fmt.Sprintf("%s-%d-%d-%s", prefix, os.Getpid(), serial.Add(1), name))
+}
+
+// newHost makes the namespace ns.
+func newHost(t T, name, ns string) *Host {
+	t.Helper()
 	if out, err := exec.Command("ip", "netns", "add", ns).CombinedOutput(); err != nil {
 		t.Fatalf("make namespace %s: %v: %s", ns, err, out)
 	}
@@ -152,6 +158,16 @@ func (h *Host) Try(argv ...string) (string, error) {
 func (h *Host) IP(args string) string {
 	h.t.Helper()
 	return h.Run(append([]string{"ip"}, strings.Fields(args)...)...)
+}
+
+// Batch runs lines of iproute2's ip on the host in one process.
+func (h *Host) Batch(lines ...string) {
+	h.t.Helper()
+	cmd := exec.Command("nsenter", "--net="+h.Path, "--", "ip", "-batch", "-")
+	cmd.Stdin = strings.NewReader(strings.Join(lines, "\n") + "\n")
+	if out, err := cmd.CombinedOutput(); err != nil {
+		h.t.Fatalf("%s: ip: %v: %s\n%s", h.Name, err, out, strings.Join(lines, "\n"))
+	}
 }
 
 // Sysctl sets a kernel parameter of the host's namespace, given as a path below /proc/sys.

@@ -1,0 +1,238 @@
+package nettest
+
+import (
+	"bytes"
+	"context"
+	"encoding/json"
+	"errors"
+	"fmt"
+	"io"
+	"net"
+	"net/http"
+	"net/netip"
+	"os"
+	"os/exec"
+	"path/filepath"
+	"strings"
+	"syscall"
+	"time"
+)
+
+// Node is a host of the lab that runs Fairlead.
+type Node struct {
+	*Host
+	Address4, Address6 netip.Addr // of eth0; invalid without that family
+	Subnet             int        // 0 or 1
+	Dir                string     // holds its config, state, socket and log
+	lab                *Lab
+	daemon             *process
+}
+
+// process is a daemon that was started.
+type process struct {
+	cmd  *exec.Cmd
+	done chan struct{} // closed when it has ended
+}
+
+// Address is what the other hosts know the host by.
+func (n *Node) Address() netip.Addr {
+	if n.Address4.IsValid() {
+		return n.Address4
+	}
+	return n.Address6
+}
+
+// StateDir is [node] state_dir.
+func (n *Node) StateDir() string { return filepath.Join(n.Dir, "state") }
+
+// RunDir is [node] run_dir.
+func (n *Node) RunDir() string { return filepath.Join(n.Dir, "run") }
+
+// Socket is where the daemon's API answers.
+func (n *Node) Socket() string { return filepath.Join(n.RunDir(), "fairlead.sock") }
+
+// ConfigFile is the path of the config file.
+func (n *Node) ConfigFile() string { return filepath.Join(n.Dir, "fairlead.toml") }
+
+// LogFile holds what every daemon of the host said.
+func (n *Node) LogFile() string { return filepath.Join(n.Dir, "log") }
+
+// WriteConfig replaces the config file as editors do: written beside it, and renamed.
+func (n *Node) WriteConfig(text string) {
+	n.lab.t.Helper()
+	if err := os.WriteFile(n.ConfigFile()+".new", []byte(text), 0o644); err != nil {
+		n.lab.t.Fatalf("write config of %s: %v", n.Name, err)
+	}
+	if err := os.Rename(n.ConfigFile()+".new", n.ConfigFile()); err != nil {
+		n.lab.t.Fatalf("replace config of %s: %v", n.Name, err)
+	}
+}
+
+// Start starts the daemon. Its log is shown when the test fails.
+func (n *Node) Start(flags ...string) {
+	n.lab.t.Helper()
+	log, err := os.OpenFile(n.LogFile(), os.O_CREATE|os.O_APPEND|os.O_WRONLY, 0o644)
+	if err != nil {
+		n.lab.t.Fatalf("open log of %s: %v", n.Name, err)
+	}
+	defer log.Close()
+	cmd := n.Command(context.Background(), append([]string{n.lab.o.Binary, "run", "--config", n.ConfigFile()}, flags...)...)
+	cmd.Stdout, cmd.Stderr = log, log
+	cmd.Dir = n.Dir
+	if n.lab.o.Kept == "" {
+		cmd.SysProcAttr = &syscall.SysProcAttr{Pdeathsig: syscall.SIGKILL} // no daemon outlives a test that is killed
+	} else {
+		cmd.SysProcAttr = &syscall.SysProcAttr{Setsid: true}
+	}
+	if err := cmd.Start(); err != nil {
+		n.lab.t.Fatalf("start daemon of %s: %v", n.Name, err)
+	}
+	p := &process{cmd: cmd, done: make(chan struct{})}
+	go func() {
+		_ = cmd.Wait() // the exit code is in cmd.ProcessState
+		close(p.done)
+	}()
+	first := n.daemon == nil
+	n.daemon = p
+	if first {
+		n.lab.t.Cleanup(n.cleanUp)
+	}
+	if n.lab.o.Kept != "" {
+		n.note(cmd.Process.Pid)
+	}
+}
+
+// note keeps the process id for who takes a kept lab down.
+func (n *Node) note(pid int) {
+	if err := os.WriteFile(filepath.Join(n.Dir, "pid"), fmt.Appendln(nil, pid), 0o644); err != nil {
+		n.lab.t.Fatalf("note process of %s: %v", n.Name, err)
+	}
+}
+
+// cleanUp ends the daemon and shows its log if the test failed.
+func (n *Node) cleanUp() {
+	n.Signal(syscall.SIGKILL)
+	<-n.daemon.done
+	if !n.lab.t.Failed() {
+		return
+	}
+	const most = 64 << 10
+	log, _ := os.ReadFile(n.LogFile())
+	if len(log) > most {
+		log = append([]byte("…\n"), log[len(log)-most:]...)
+	}
+	n.lab.t.Logf("log of %s:\n%s", n.Name, log)
+}
+
+// Signal sends a signal to the daemon if it still runs.
+func (n *Node) Signal(s syscall.Signal) {
+	if n.Running() {
+		_ = n.daemon.cmd.Process.Signal(s) // it may end at this moment
+	}
+}
+
+// Running tells whether a daemon was started and has not ended.
+func (n *Node) Running() bool {
+	if n.daemon == nil {
+		return false
+	}
+	select {
+	case <-n.daemon.done:
+		return false
+	default:
+		return true
+	}
+}
+
+// Pid is the process id of the latest daemon.
+func (n *Node) Pid() int { return n.daemon.cmd.Process.Pid }
+
+// Kill ends the daemon as `kill -9` does.
+func (n *Node) Kill() {
+	n.Signal(syscall.SIGKILL)
+	<-n.daemon.done
+}
+
+// Stop asks the daemon to end and returns its exit code.
+func (n *Node) Stop() int {
+	n.lab.t.Helper()
+	n.Signal(syscall.SIGTERM)
+	return n.WaitExit(15 * time.Second)
+}
+
+// WaitExit waits for the daemon to end by itself and returns its exit code.
+func (n *Node) WaitExit(patience time.Duration) int {
+	n.lab.t.Helper()
+	select {
+	case <-n.daemon.done:
+	case <-time.After(patience):
+		n.lab.t.Fatalf("%s: the daemon still runs after %v", n.Name, patience)
+	}
+	return n.daemon.cmd.ProcessState.ExitCode()
+}
+
+// Log is what all daemons of the host have said.
+func (n *Node) Log() string {
+	text, err := os.ReadFile(n.LogFile())
+	if err != nil && !os.IsNotExist(err) {
+		n.lab.t.Fatalf("read log of %s: %v", n.Name, err)
+	}
+	return string(text)
+}
+
+// Result is what a command printed and how it ended.
+type Result struct {
+	Stdout, Stderr string
+	Code           int
+}
+
+// CLI runs the fairlead command against the host's daemon.
+func (n *Node) CLI(args ...string) Result {
+	n.lab.t.Helper()
+	cmd := n.Command(context.Background(), append([]string{n.lab.o.Binary, "--socket", n.Socket()}, args...)...)
+	var out, errs bytes.Buffer
+	cmd.Stdout, cmd.Stderr = &out, &errs
+	err := cmd.Run()
+	var exit *exec.ExitError
+	if err != nil && !errors.As(err, &exit) {
+		n.lab.t.Fatalf("%s: fairlead %s: %v", n.Name, strings.Join(args, " "), err)
+	}
+	return Result{Stdout: out.String(), Stderr: errs.String(), Code: cmd.ProcessState.ExitCode()}
+}
+
+// Fairlead runs the command, ends the test if it fails, and returns what it printed.
+func (n *Node) Fairlead(args ...string) string {
+	n.lab.t.Helper()
+	r := n.CLI(args...)
+	if r.Code != 0 {
+		n.lab.t.Fatalf("%s: fairlead %s: exit code %d\n%s%s", n.Name, strings.Join(args, " "), r.Code, r.Stdout, r.Stderr)
+	}
+	return r.Stdout
+}
+
+// Client speaks HTTP to the daemon's socket.
+func (n *Node) Client() *http.Client {
+	return &http.Client{Timeout: 40 * time.Second, Transport: &http.Transport{
+		DisableKeepAlives: true,
+		DialContext: func(ctx context.Context, _, _ string) (net.Conn, error) {
+			return new(net.Dialer).DialContext(ctx, "unix", n.Socket())
+		},
+	}}
+}
+
+// Get asks the API for a path below /v1/ and decodes the answer.
+func (n *Node) Get(path string, into any) error {
+	res, err := n.Client().Get("http://fairlead/v1/" + path)
+	if err != nil {
+		return err
+	}
+	defer res.Body.Close()
+	body, err := io.ReadAll(res.Body)
+	if err != nil {
+		return err
+	}
+	if res.StatusCode != http.StatusOK {
+		return fmt.Errorf("get %s: %s: %s", path, res.Status, body)
+	}
+	return json.Unmarshal(body, into)
+}

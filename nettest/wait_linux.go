@@ -1,0 +1,71 @@
+package nettest
+
+import (
+	"fmt"
+	"strings"
+	"time"
+)
+
+// Eventually polls until the condition holds and returns how long it took. It ends the test with what the condition said
+// last when it still does not hold after the given time.
+func Eventually(t T, patience time.Duration, holds func() error) time.Duration {
+	t.Helper()
+	begun := time.Now()
+	for {
+		err := holds()
+		took := time.Since(begun)
+		if err == nil {
+			return took
+		}
+		if took > patience {
+			t.Fatalf("not within %v: %v", patience, err)
+		}
+		time.Sleep(5 * time.Millisecond)
+	}
+}
+
+// outlook is the part of a node's status that tells whether it knows of all others.
+type outlook struct {
+	Ready    bool     `json:"ready"`
+	Problems []string `json:"problems"`
+	Peers    struct {
+		Configured  int `json:"configured"`
+		Established int `json:"established"`
+	} `json:"peers"`
+	Routes struct {
+		Direct int `json:"direct"`
+		VXLAN  int `json:"vxlan"`
+	} `json:"routes"`
+}
+
+// WaitReady waits until the daemon says that it is ready.
+func (n *Node) WaitReady(patience time.Duration) time.Duration {
+	n.lab.t.Helper()
+	return Eventually(n.lab.t, patience, func() error { return n.ready(nil) })
+}
+
+// WaitConverged waits until the daemon is ready, all its sessions are up, and it has a way to every other node's block.
+func (n *Node) WaitConverged(patience time.Duration) time.Duration {
+	n.lab.t.Helper()
+	return Eventually(n.lab.t, patience, func() error {
+		return n.ready(func(o outlook) bool {
+			others := len(n.lab.Nodes) - 1
+			return o.Peers.Established == others && o.Routes.Direct+o.Routes.VXLAN == others*len(n.lab.o.Pools)
+		})
+	})
+}
+
+func (n *Node) ready(more func(outlook) bool) error {
+	if n.daemon != nil && !n.Running() {
+		n.lab.t.Fatalf("%s: the daemon has ended with exit code %d", n.Name, n.daemon.cmd.ProcessState.ExitCode())
+	}
+	var o outlook
+	if err := n.Get("status", &o); err != nil {
+		return fmt.Errorf("%s: %w", n.Name, err)
+	}
+	if !o.Ready || more != nil && !more(o) {
+		return fmt.Errorf("%s: ready %v, %d of %d peers, %d direct and %d vxlan routes; %s", n.Name, o.Ready,
+			o.Peers.Established, o.Peers.Configured, o.Routes.Direct, o.Routes.VXLAN, strings.Join(o.Problems, "; "))
+	}
+	return nil
+}
