@@ -71,10 +71,7 @@ func (t *Devices) Put(ctx context.Context, name string, d Device) error {
 
 // Delete removes the device and with it everything that stands on it.
 func (t *Devices) Delete(ctx context.Context, name string) error {
-	req := nl.NewNetlinkRequest(unix.RTM_DELLINK, 0)
-	req.AddData(nl.NewIfInfomsg(unix.AF_UNSPEC))
-	req.AddData(nl.NewRtAttr(unix.IFLA_IFNAME, nl.ZeroTerminated(name)))
-	err := t.k.conn.write(ctx, req)[0]
+	err := t.k.conn.write(ctx, linkRequest(unix.RTM_DELLINK, 0, name, 0))[0]
 	if errors.Is(err, unix.ENODEV) {
 		return nil
 	}
@@ -91,21 +88,27 @@ func mendable(have, want Device) bool {
 }
 
 func (t *Devices) mend(ctx context.Context, name string, d Device) error {
-	req := nl.NewNetlinkRequest(unix.RTM_NEWLINK, 0)
-	req.AddData(upMessage())
-	req.AddData(nl.NewRtAttr(unix.IFLA_IFNAME, nl.ZeroTerminated(name)))
-	req.AddData(nl.NewRtAttr(unix.IFLA_MTU, nl.Uint32Attr(uint32(d.MTU))))
-	req.AddData(nl.NewRtAttr(unix.IFLA_ADDRESS, d.MAC[:]))
-	if err := t.k.conn.write(ctx, req)[0]; err != nil {
-		return fmt.Errorf("%v: %w", d, t.explain(ctx, d, err))
+	return t.send(ctx, d, d.mending(name), raising(name))
+}
+
+func (t *Devices) create(ctx context.Context, name string, d Device) error {
+	return t.send(ctx, d, d.creation(name), silence(name), raising(name))
+}
+
+// send does the steps one after the other. The first that fails is what is wrong, except that a device for which there
+// is no IPv6, because the host has none or the MTU is too small for it, needs no silencing.
+func (t *Devices) send(ctx context.Context, d Device, steps ...*nl.NetlinkRequest) error {
+	for _, err := range t.k.conn.write(ctx, steps...) {
+		if err != nil && !errors.Is(err, unix.EAFNOSUPPORT) {
+			return fmt.Errorf("%v: %w", d, t.explain(ctx, d, err))
+		}
 	}
 	return nil
 }
 
-func (t *Devices) create(ctx context.Context, name string, d Device) error {
-	req := nl.NewNetlinkRequest(unix.RTM_NEWLINK, unix.NLM_F_CREATE|unix.NLM_F_EXCL)
-	req.AddData(upMessage())
-	req.AddData(nl.NewRtAttr(unix.IFLA_IFNAME, nl.ZeroTerminated(name)))
+// creation is the request that makes the device, still down.
+func (d Device) creation(name string) *nl.NetlinkRequest {
+	req := linkRequest(unix.RTM_NEWLINK, unix.NLM_F_CREATE|unix.NLM_F_EXCL, name, 0)
 	req.AddData(nl.NewRtAttr(unix.IFLA_MTU, nl.Uint32Attr(uint32(d.MTU))))
 	// An address that is given at creation is marked as set by the administrator (NET_ADDR_SET): systemd's
 	// MACAddressPolicy leaves it alone.
@@ -114,14 +117,40 @@ func (t *Devices) create(ctx context.Context, name string, d Device) error {
 	info.AddRtAttr(unix.IFLA_INFO_KIND, nl.NonZeroTerminated("vxlan"))
 	d.attributes(info.AddRtAttr(unix.IFLA_INFO_DATA, nil))
 	req.AddData(info)
-	// Without an address of its own the device says nothing by itself: no duplicate detection, no router solicitation.
+	return req
+}
+
+// mending is the request that gives an existing device its MTU and MAC.
+func (d Device) mending(name string) *nl.NetlinkRequest {
+	req := linkRequest(unix.RTM_NEWLINK, 0, name, 0)
+	req.AddData(nl.NewRtAttr(unix.IFLA_MTU, nl.Uint32Attr(uint32(d.MTU))))
+	req.AddData(nl.NewRtAttr(unix.IFLA_ADDRESS, d.MAC[:]))
+	return req
+}
+
+// silence is the request that keeps the kernel from giving the device a link-local address. Without one it says nothing
+// by itself: no duplicate detection, no router solicitation. The kernel takes it only for a device that exists, and it
+// is of use only before it is up.
+func silence(name string) *nl.NetlinkRequest {
+	req := linkRequest(unix.RTM_SETLINK, 0, name, 0)
 	spec := nl.NewRtAttr(unix.IFLA_AF_SPEC, nil)
 	spec.AddRtAttr(unix.AF_INET6, nil).AddRtAttr(unix.IFLA_INET6_ADDR_GEN_MODE, nl.Uint8Attr(genModeNone))
 	req.AddData(spec)
-	if err := t.k.conn.write(ctx, req)[0]; err != nil {
-		return fmt.Errorf("%v: %w", d, t.explain(ctx, d, err))
-	}
-	return nil
+	return req
+}
+
+// raising is the request that brings the device up.
+func raising(name string) *nl.NetlinkRequest {
+	return linkRequest(unix.RTM_SETLINK, 0, name, unix.IFF_UP)
+}
+
+func linkRequest(kind, flags int, name string, up uint32) *nl.NetlinkRequest {
+	req := nl.NewNetlinkRequest(kind, flags)
+	m := nl.NewIfInfomsg(unix.AF_UNSPEC)
+	m.Flags, m.Change = up, up
+	req.AddData(m)
+	req.AddData(nl.NewRtAttr(unix.IFLA_IFNAME, nl.ZeroTerminated(name)))
+	return req
 }
 
 func (d Device) attributes(data *nl.RtAttr) {
@@ -154,11 +183,4 @@ func (t *Devices) explain(ctx context.Context, d Device, err error) error {
 		}
 	}
 	return fmt.Errorf("VNI %d on UDP port %d is taken by %s: %w", d.VNI, d.Port, owner, err)
-}
-
-// upMessage is the head of a change that also brings the link up.
-func upMessage() *nl.IfInfomsg {
-	m := nl.NewIfInfomsg(unix.AF_UNSPEC)
-	m.Flags, m.Change = unix.IFF_UP, unix.IFF_UP
-	return m
 }

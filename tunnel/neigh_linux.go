@@ -190,7 +190,7 @@ func (n *neighbour) Serialize() []byte {
 	if n.ip.IsValid() {
 		b = append(b, nl.NewRtAttr(unix.NDA_DST, n.ip.AsSlice()).Serialize()...)
 	}
-	if n.mac != (MAC{}) {
+	if n.flags&unix.NTF_SELF != 0 || n.mac != (MAC{}) {
 		b = append(b, nl.NewRtAttr(unix.NDA_LLADDR, n.mac[:]).Serialize()...)
 	}
 	return b
