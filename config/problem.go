@@ -66,18 +66,20 @@ type findings struct {
 	dropped int
 }
 
-// add notes a problem. A position is reported once for the same message.
+// add notes a problem, the same one only once.
 func (f *findings) add(at position, format string, args ...any) {
-	p := Problem{at.file, at.line, at.col, fmt.Sprintf(format, args...)}
-	if slices.Contains(f.found, p) {
-		return
-	}
-	if len(f.found) >= mostProblems {
+	if f.full() {
 		f.dropped++
 		return
 	}
-	f.found = append(f.found, p)
+	p := Problem{at.file, at.line, at.col, fmt.Sprintf(format, args...)}
+	if !slices.Contains(f.found, p) {
+		f.found = append(f.found, p)
+	}
 }
+
+// full says that what is found from here on is only counted. Whoever must think to explain it can save the effort.
+func (f *findings) full() bool { return len(f.found) >= mostProblems }
 
 // in says that a file is being read, for the order of what is found there.
 func (f *findings) in(file string) { f.order = append(f.order, file) }

@@ -246,6 +246,9 @@ func (s *scan) unknown(parent string, p part, header bool) {
 
 // meant says what is near an unknown name, or what there is.
 func (s *scan) meant(parent, name string, header bool) string {
+	if s.full() {
+		return ""
+	}
 	names := s.shape.children(parent, header)
 	guess, near := suggest(name, names)
 	homes := s.shape.homes(name, header)

@@ -1,6 +1,9 @@
 package config
 
-import "strings"
+import (
+	"strings"
+	"unicode"
+)
 
 // suggest is the candidate that was most likely meant by word, if any is near enough to be a slip of the hand.
 func suggest(word string, candidates []string) (string, bool) {
@@ -32,7 +35,12 @@ func shortened(a, b string) bool {
 
 // fold takes away what people mix up without noticing: case, and what stands between words.
 func fold(s string) string {
-	return strings.NewReplacer("-", "", "_", "", " ", "").Replace(strings.ToLower(s))
+	return strings.Map(func(r rune) rune {
+		if strings.ContainsRune("-_ ", r) {
+			return -1
+		}
+		return unicode.ToLower(r)
+	}, s)
 }
 
 // distance is the number of bytes to insert, delete, replace or swap with their neighbour between a and b: the optimal
