@@ -242,8 +242,8 @@ func (o *outcome) trouble(hostIf string, addresses ...netip.Addr) error {
 	}
 	ours := map[string]bool{hostIf: true}
 	for _, ip := range addresses {
-		ours[fmt.Sprint(tunnel.HostRoute(ip))] = true
-		ours[fmt.Sprint(tunnel.NeighKey{Dev: hostIf, IP: ip})] = true
+		ours[tunnel.RouteKey{Table: tunnel.Main, Prefix: netip.PrefixFrom(ip, ip.BitLen())}.String()] = true
+		ours[tunnel.NeighKey{Dev: hostIf, IP: ip}.String()] = true
 	}
 	var errs []error
 	for _, list := range [][]reconcile.Failure{o.report.Failures, o.report.Waiting} {

@@ -4,7 +4,6 @@ import (
 	"context"
 	"maps"
 	"net/netip"
-	"strings"
 
 	"github.com/fairlead-net/fairlead/endpoint"
 	"github.com/fairlead-net/fairlead/reconcile"
@@ -15,7 +14,7 @@ import (
 type Kernel struct {
 	Devices    reconcile.Target[string, tunnel.Device]
 	Endpoints  reconcile.Target[string, endpoint.Row]
-	Sysctls    reconcile.Target[string, string]
+	Sysctls    func(want map[string]string) reconcile.Target[string, string]
 	Neighbours reconcile.Target[tunnel.NeighKey, tunnel.MAC]
 	FDB        reconcile.Target[tunnel.FDBKey, netip.Addr]
 	Routes     reconcile.Target[tunnel.RouteKey, tunnel.Route]
@@ -40,29 +39,33 @@ type ladder struct {
 	routes     *reconcile.Table[tunnel.RouteKey, tunnel.Route]
 	rules      *reconcile.Table[netip.Prefix, tunnel.Rule]
 	patrol     *patrol
+	parameters *parameters
 	speaker    Speaker
 }
 
-func newLadder(k Kernel, s Speaker) *ladder {
+func newLadder(k Kernel, speaker Speaker) *ladder {
 	p := &patrol{insides: k.Insides}
+	s := &parameters{of: k.Sysctls}
 	return &ladder{
 		devices:    reconcile.NewTable("device", k.Devices),
 		endpoints:  reconcile.NewTable("endpoint", k.Endpoints).Alone(),
 		insides:    reconcile.NewTable("inside", reconcile.Target[string, endpoint.Row](p)).Alone(),
-		sysctls:    reconcile.NewTable("sysctl", k.Sysctls).Alone(),
+		sysctls:    reconcile.NewTable("sysctl", reconcile.Target[string, string](s)).Alone(),
 		neighbours: reconcile.NewTable("neighbour", k.Neighbours),
 		fdb:        reconcile.NewTable("fdb", k.FDB),
 		routes:     reconcile.NewTable("route", k.Routes),
 		rules:      reconcile.NewTable("rule", k.Rules),
 		patrol:     p,
-		speaker:    s,
+		parameters: s,
+		speaker:    speaker,
 	}
 }
 
 // apply brings the kernel and the peers to d. While the RIB is not complete, nothing that a route could still ask for
 // is pruned; what belongs to endpoints is. With inside it also looks into the endpoints' namespaces.
 func (l *ladder) apply(ctx context.Context, d desired, complete, inside bool) *reconcile.Report {
-	early := func(dev string) bool { return !complete && strings.HasPrefix(dev, tunnel.DevicePrefix) }
+	early := func(dev string) bool { return !complete && tunnelled(dev) }
+	l.parameters.want = d.Sysctls
 	rungs := []reconcile.Rung{
 		l.devices.Rung(d.Devices, func(name string, _ tunnel.Device) bool { return early(name) }),
 		l.sysctls.Rung(d.Sysctls, nil),
@@ -84,8 +87,10 @@ func (l *ladder) apply(ctx context.Context, d desired, complete, inside bool) *r
 
 // remote tells a route to another node from one to an endpoint of ours or a blackhole.
 func remote(r tunnel.Route) bool {
-	return r.Kind == tunnel.Unicast && !endpoint.IsHostIf(r.Hops[0].Dev)
+	return r.Kind == tunnel.Unicast && (r.Hops[0].Via.IsValid() || tunnelled(r.Hops[0].Dev))
 }
+
+func tunnelled(dev string) bool { return dev == tunnel.Device4 || dev == tunnel.Device6 }
 
 // patrol shows the insides of the endpoints' namespaces as a table: a row that drifted is absent.
 type patrol struct {
@@ -115,3 +120,20 @@ func (p *patrol) Put(ctx context.Context, _ string, r endpoint.Row) error {
 
 // Delete has nothing to do: the inside goes with the endpoint.
 func (p *patrol) Delete(context.Context, string) error { return nil }
+
+// parameters is the table of those kernel parameters that the pass wants: all others are not ours.
+type parameters struct {
+	of   func(want map[string]string) reconcile.Target[string, string]
+	want map[string]string
+}
+
+func (p *parameters) List(ctx context.Context) (map[string]string, error) {
+	return p.of(p.want).List(ctx)
+}
+
+func (p *parameters) Put(ctx context.Context, path, value string) error {
+	return p.of(p.want).Put(ctx, path, value)
+}
+
+// Delete has nothing to do: a parameter has a value always, and its old one is wanted like any other.
+func (p *parameters) Delete(context.Context, string) error { return nil }

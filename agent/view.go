@@ -104,7 +104,7 @@ type PoolStatus struct {
 	Name     string       `json:"name"`
 	CIDR     netip.Prefix `json:"cidr"`
 	Block    string       `json:"block"` // "" while none is chosen
-	Size     int          `json:"size"`  // addresses that this node can hand out in all
+	Size     int          `json:"size"`  // addresses of the block
 	Leased   int          `json:"leased"`
 	Resting  int          `json:"resting"` // freed, and not yet handed out again
 	Reserved int          `json:"reserved"`

@@ -1,0 +1,263 @@
+package agent_test
+
+import (
+	"context"
+	"fmt"
+	"log/slog"
+	"maps"
+	"net/netip"
+	"path/filepath"
+	"slices"
+	"strings"
+	"sync"
+	"testing"
+	"time"
+
+	"github.com/fairlead-net/fairlead/agent"
+	"github.com/fairlead-net/fairlead/bgp"
+	"github.com/fairlead-net/fairlead/endpoint"
+	"github.com/fairlead-net/fairlead/ipam"
+	"github.com/fairlead-net/fairlead/reconcile"
+	"github.com/fairlead-net/fairlead/store"
+	"github.com/fairlead-net/fairlead/tunnel"
+)
+
+// rows is a kernel table in memory.
+type rows[K, V comparable] struct {
+	mu     sync.Mutex
+	table  map[K]V
+	refuse func(K) error
+}
+
+func (r *rows[K, V]) List(context.Context) (map[K]V, error) {
+	r.mu.Lock()
+	defer r.mu.Unlock()
+	return maps.Clone(r.table), nil
+}
+
+func (r *rows[K, V]) Put(_ context.Context, k K, v V) error {
+	r.mu.Lock()
+	defer r.mu.Unlock()
+	if r.refuse != nil {
+		if err := r.refuse(k); err != nil {
+			return err
+		}
+	}
+	if r.table == nil {
+		r.table = make(map[K]V)
+	}
+	r.table[k] = v
+	return nil
+}
+
+func (r *rows[K, V]) Delete(_ context.Context, k K) error {
+	r.mu.Lock()
+	defer r.mu.Unlock()
+	delete(r.table, k)
+	return nil
+}
+
+// text is the table as sorted lines.
+func (r *rows[K, V]) text(name string) []string {
+	r.mu.Lock()
+	defer r.mu.Unlock()
+	var lines []string
+	for k, v := range r.table {
+		lines = append(lines, fmt.Sprintf("%s %v -> %v", name, k, v))
+	}
+	slices.Sort(lines)
+	return lines
+}
+
+// world is a whole host in memory: kernel, peers and underlay.
+type world struct {
+	devices    rows[string, tunnel.Device]
+	endpoints  rows[string, endpoint.Row]
+	sysctls    rows[string, string]
+	neighbours rows[tunnel.NeighKey, tunnel.MAC]
+	fdb        rows[tunnel.FDBKey, netip.Addr]
+	routes     rows[tunnel.RouteKey, tunnel.Route]
+	rules      rows[netip.Prefix, tunnel.Rule]
+
+	mu        sync.Mutex
+	underlay  tunnel.Underlay
+	hops      map[netip.Addr]tunnel.Hop
+	heard     []bgp.Route
+	complete  bool
+	announced []bgp.Announcement
+	peers     []bgp.PeerStatus
+	rib, news chan struct{}
+}
+
+func newWorld() *world {
+	return &world{
+		underlay: tunnel.Underlay{
+			Dev: "eth0", MTU: 1500, Address: netip.MustParseAddr("192.0.2.1"),
+			Subnets: []netip.Prefix{netip.MustParsePrefix("192.0.2.0/24")},
+		},
+		complete: true,
+		rib:      make(chan struct{}, 1),
+		news:     make(chan struct{}, 1),
+	}
+}
+
+// text is everything that the kernel and the peers hold, readable.
+func (w *world) text() string {
+	var lines []string
+	for _, t := range [][]string{
+		w.devices.text("device"), w.endpoints.text("endpoint"), w.sysctls.text("sysctl"), w.neighbours.text("neighbour"),
+		w.fdb.text("fdb"), w.routes.text("route"), w.rules.text("rule"),
+	} {
+		lines = append(lines, t...)
+	}
+	w.mu.Lock()
+	defer w.mu.Unlock()
+	for _, a := range w.announced {
+		lines = append(lines, fmt.Sprintf("announce %v via %v", a.Prefix, a.NextHop))
+	}
+	return strings.Join(lines, "\n") + "\n"
+}
+
+// hear sets what the peers announce.
+func (w *world) hear(routes ...bgp.Route) {
+	w.mu.Lock()
+	w.heard = routes
+	w.mu.Unlock()
+	poke(w.rib)
+}
+
+func poke(c chan struct{}) {
+	select {
+	case c <- struct{}{}:
+	default:
+	}
+}
+
+// speaker is the world's BGP.
+type speaker struct{ *world }
+
+func (s speaker) Routes() ([]bgp.Route, bool) {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	return slices.Clone(s.heard), s.complete
+}
+func (s speaker) Changed() <-chan struct{} { return s.rib }
+func (s speaker) Announce(all []bgp.Announcement) error {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	s.announced = all
+	return nil
+}
+func (s speaker) SetPeers(bgp.Config) error { return nil }
+func (s speaker) Peers() []bgp.PeerStatus {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	return s.peers
+}
+
+// beneath is the world's underlay.
+type beneath struct{ *world }
+
+func (b beneath) Underlay(context.Context, netip.Addr) (tunnel.Underlay, error) {
+	b.mu.Lock()
+	defer b.mu.Unlock()
+	return b.underlay, nil
+}
+
+func (b beneath) Hops(_ context.Context, next []netip.Addr) (map[netip.Addr]tunnel.Hop, error) {
+	b.mu.Lock()
+	defer b.mu.Unlock()
+	out := make(map[netip.Addr]tunnel.Hop)
+	for _, nh := range next {
+		h, known := b.hops[nh]
+		if !known {
+			h = tunnel.Hop{Reachable: true, OnLink: b.underlay.Subnets[0].Contains(nh), Dev: "eth0", MTU: 1500}
+		}
+		out[nh] = h
+	}
+	return out, nil
+}
+
+func (b beneath) ReadSysctl(string) (string, error)                         { return "0", nil }
+func (b beneath) Watch(context.Context) (<-chan struct{}, error)            { return b.news, nil }
+func (b beneath) Inspect(context.Context, []endpoint.Row) ([]string, error) { return nil, nil }
+func (b beneath) Mend(context.Context, endpoint.Row) error                  { return nil }
+
+func (w *world) kernel() agent.Kernel {
+	return agent.Kernel{
+		Devices: &w.devices, Endpoints: &w.endpoints, Neighbours: &w.neighbours, FDB: &w.fdb, Routes: &w.routes,
+		Rules: &w.rules, Insides: beneath{w},
+		Sysctls: func(map[string]string) reconcile.Target[string, string] { return &w.sysctls },
+	}
+}
+
+// source gives one config, or one error.
+type source struct {
+	mu  sync.Mutex
+	cfg agent.Config
+	err error
+}
+
+func (s *source) Reload() (agent.Config, []string, error) {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	return s.cfg, []string{"pool"}, s.err
+}
+
+func config(block string) agent.Config {
+	p := ipam.Pool{Name: "default", CIDR: netip.MustParsePrefix("10.88.0.0/16"), ReuseDelay: time.Second}
+	if block != "" {
+		p.Block = netip.MustParsePrefix(block)
+	}
+	return agent.Config{
+		Node:     agent.Node{Name: "n1", Address: netip.MustParseAddr("192.0.2.1")},
+		Pools:    []ipam.Pool{p},
+		Tunnel:   tunnel.Config{Mode: tunnel.ModeAuto, VNI: 88, Port: 4789},
+		Interval: time.Minute,
+	}
+}
+
+// start runs an agent in the world until the test ends.
+func start(t testing.TB, w *world, cfg agent.Config) *agent.Agent {
+	t.Helper()
+	return startWith(t, w, cfg, &source{cfg: cfg})
+}
+
+func startWith(t testing.TB, w *world, cfg agent.Config, src agent.Source) *agent.Agent {
+	t.Helper()
+	db, err := store.Open(t.Context(), filepath.Join(t.TempDir(), "fairlead.db"), store.Options{})
+	if err != nil {
+		t.Fatal(err)
+	}
+	ledger, err := ipam.NewLedger(db, time.Now)
+	if err != nil {
+		t.Fatal(err)
+	}
+	a, err := agent.New(cfg, agent.Rooms{
+		DB: db, Ledger: ledger, Speaker: speaker{w}, Underlay: beneath{w}, Kernel: w.kernel(), Source: src,
+		Notify: func(string) {}, Log: slog.New(slog.DiscardHandler), Version: "test", Now: time.Now,
+	})
+	if err != nil {
+		t.Fatal(err)
+	}
+	ctx, stop := context.WithCancel(context.Background())
+	ended := make(chan error, 1)
+	go func() { ended <- a.Run(ctx) }()
+	t.Cleanup(func() {
+		stop()
+		<-ended
+		_ = db.Close()
+	})
+	return a
+}
+
+// eventually polls until ok, or ends the test.
+func eventually(t testing.TB, what string, ok func() bool) {
+	t.Helper()
+	for deadline := time.Now().Add(5 * time.Second); time.Now().Before(deadline); time.Sleep(2 * time.Millisecond) {
+		if ok() {
+			return
+		}
+	}
+	t.Fatalf("never happened: %s", what)
+}
