@@ -13,8 +13,8 @@ GOVULNCHECK   := v1.8.0
 FUZZ_INPUTS   ?= 20000
 TEST_TIMEOUT  ?= 20m
 
-# Where `.ci/deps` puts Go on a machine that has none.
-export PATH := $(CURDIR)/bin/toolchain/bin:$(PATH)
+# Where `.ci/deps` puts Go on a machine that has none; the underscore hides it from ./...
+export PATH := $(CURDIR)/bin/_go/bin:$(PATH)
 # The binary says which commit it is of; where git can not tell, go build would fail.
 BUILDVCS := $(if $(shell git rev-parse HEAD 2>/dev/null),auto,false)
 SOURCES  := $(shell find . -name .git -prune -o -name bin -prune -o -name '*.go' ! -name '*_test.go' -print) \
