@@ -107,6 +107,9 @@ func understand(msg string, f gobgplog.Fields) (note, bool) {
 		}
 		n.kind, n.text = noteDead, "the peer took nothing for the hold time"
 	case "sent notification", "received notification":
+		if code, _ := f["Code"].(uint8); code == bgp.BGP_ERROR_HOLD_TIMER_EXPIRED && msg == "sent notification" {
+			return note{}, false // told already
+		}
 		n.kind, n.text = noteRefused, msg+": "+notification(f)
 	case "Session will be reset due to malformed BGP Header", "Session will be reset due to malformed BGP message",
 		"Session will be reset due to malformed BGP update message":
@@ -153,7 +156,7 @@ func dialFailure(err error) string {
 		return "unknown"
 	case errors.As(err, &sys):
 		return sys.Err.Error()
-	case errors.Is(err, os.ErrDeadlineExceeded):
+	case errors.As(err, &op) && op.Timeout():
 		return "no answer"
 	case errors.As(err, &op):
 		return op.Err.Error()

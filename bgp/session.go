@@ -60,9 +60,11 @@ func (s *session) enter(n note) bool {
 	was := s.state
 	s.state = n.to
 	switch {
+	case n.to == was:
 	case n.to == stateEstablished:
 		s.since, s.told = n.when, false
-		s.negotiated, s.endOfRIB = [families]bool{}, [families]bool{}
+		// The End-of-RIB may be here already: it comes another way than the states.
+		s.negotiated = [families]bool{}
 		if s.dialing {
 			s.lastError, s.dialing = "", false
 		}

@@ -10,7 +10,6 @@ import (
 	"log/slog"
 	"net"
 	"net/netip"
-	"os"
 	"slices"
 	"sync"
 	"time"
@@ -32,8 +31,7 @@ type Speaker struct {
 	running sync.WaitGroup
 
 	// ops is held while GoBGP's own configuration changes, and taken before mu.
-	ops      sync.Mutex
-	reserved *os.File // holds the port until the first Announce
+	ops sync.Mutex
 
 	// mu guards what follows. It is never held during a call into GoBGP, whose loop may be waiting in our callbacks.
 	mu        sync.Mutex
@@ -46,7 +44,7 @@ type Speaker struct {
 	claims    rib // who else announces what we announce
 }
 
-// Start takes the port and begins to speak. The sessions begin with the first Announce, so that the first update of
+// Start makes a speaker and checks that it can listen. The sessions begin with the first Announce, so that the first update of
 // each, and the End-of-RIB behind it, tell everything: a peer forgets what a restarted node no longer tells it.
 //
 // A process speaks in one network namespace only, since GoBGP connects from whatever thread it runs on.
@@ -59,8 +57,7 @@ func Start(cfg Config, log *slog.Logger) (*Speaker, error) {
 	if new(net.ListenConfig).MultipathTCP() {
 		return nil, errors.New("start bgp: multipath TCP is on: unset GODEBUG=multipathtcp")
 	}
-	reserved, err := reserve(netip.AddrPortFrom(cfg.Listen, cfg.Port))
-	if err != nil {
+	if err := checkPort(netip.AddrPortFrom(cfg.Listen, cfg.Port)); err != nil {
 		return nil, fmt.Errorf("start bgp: %w", err)
 	}
 	notes := newQueue[note]()
@@ -69,13 +66,13 @@ func Start(cfg Config, log *slog.Logger) (*Speaker, error) {
 	s := &Speaker{
 		log: log, gobgp: server.NewBgpServer(server.LoggerOption(hears)), hears: hears,
 		changed: make(chan struct{}, 1), reports: newQueue[[]*api.Path](), notes: notes, started: time.Now(),
-		reserved: reserved, cfg: cfg,
-		sessions: make(map[netip.Addr]*session), announced: make(map[netip.Prefix]netip.Addr),
+		cfg: cfg, sessions: make(map[netip.Addr]*session), announced: make(map[netip.Prefix]netip.Addr),
 		best: make(rib), claims: make(rib),
 	}
 	for _, t := range cfg.terms() {
 		s.sessions[t.Address] = newSession(t)
 	}
+	s.review()
 	var ctx context.Context
 	ctx, s.stop = context.WithCancel(context.Background())
 	go s.gobgp.Serve() // never ends: see Close
@@ -124,10 +121,6 @@ func (s *Speaker) Announce(all []Announcement) error {
 
 // begin lets GoBGP listen, with nothing to tell and nobody to tell it to yet. A failed one can be tried again.
 func (s *Speaker) begin() error {
-	if s.reserved != nil {
-		_ = s.reserved.Close()
-		s.reserved = nil
-	}
 	s.mu.Lock()
 	cfg := s.cfg
 	s.mu.Unlock()
@@ -284,15 +277,5 @@ func (s *Speaker) Peers() []PeerStatus {
 func (s *Speaker) Close() error {
 	s.stop()
 	s.running.Wait()
-	s.ops.Lock()
-	defer s.ops.Unlock()
-	if s.reserved == nil {
-		return nil
-	}
-	err := s.reserved.Close()
-	s.reserved = nil
-	if err != nil {
-		return fmt.Errorf("close bgp: %w", err)
-	}
 	return nil
 }

@@ -216,7 +216,9 @@ func (s *Speaker) act(n note) {
 	case noteDead:
 		p.lastError, p.dialing, p.told = n.text, false, true
 	case noteRefused:
-		p.lastError, p.dialing, p.told = n.text, p.state != stateEstablished, true
+		if !p.stopped {
+			p.lastError, p.dialing, p.told = n.text, p.state != stateEstablished, true
+		}
 	case noteDial:
 		p.lastError, p.dialing = n.text, true
 	case noteSocket:
