@@ -74,6 +74,8 @@ type Settings struct {
 	Pools   []netip.Prefix
 	Peers   []netip.Addr
 	Secrets []string // password files
+
+	Interval time.Duration // between two passes of a daemon that nothing disturbs; 0: a minute
 }
 
 // Paths are the directories of a daemon.

@@ -59,7 +59,7 @@ func peerTable(peers []agent.Peer) table {
 			state.tone, up = toneGood, seconds(p.UptimeSeconds)
 		}
 		t.addCells(plainCell(p.Address.String()), plainCell(p.Node), plainCell(strconv.FormatUint(uint64(p.ASN), 10)),
-			plainCell(p.Role), state, plainCell(up), number(p.Received), number(p.Accepted), number(p.Advertised),
+			plainCell(p.Role), state, plainCell(up), numberCell(p.Received), numberCell(p.Accepted), numberCell(p.Advertised),
 			cell{p.LastError, toneWarn})
 	}
 	return t
@@ -197,7 +197,7 @@ func endpointTable(endpoints []agent.Endpoint) table {
 	return t
 }
 
-func number(n int) cell { return plainCell(strconv.Itoa(n)) }
+func numberCell(n int) cell { return plainCell(strconv.Itoa(n)) }
 
 func seconds(n int64) string { return span(time.Duration(n) * time.Second) }
 
