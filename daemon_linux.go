@@ -1,0 +1,206 @@
+package main
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"log/slog"
+	"net"
+	"net/netip"
+	"os"
+	"path/filepath"
+	"time"
+
+	"github.com/coreos/go-systemd/v22/daemon"
+	"golang.org/x/sync/errgroup"
+
+	"github.com/fairlead-net/fairlead/agent"
+	"github.com/fairlead-net/fairlead/bgp"
+	"github.com/fairlead-net/fairlead/cli"
+	"github.com/fairlead-net/fairlead/config"
+	"github.com/fairlead-net/fairlead/endpoint"
+	"github.com/fairlead-net/fairlead/ipam"
+	"github.com/fairlead-net/fairlead/reconcile"
+	"github.com/fairlead-net/fairlead/store"
+	"github.com/fairlead-net/fairlead/tunnel"
+)
+
+// run is `fairlead run`: it builds the rooms from the bottom up, and ends when ctx does.
+func run(ctx context.Context, o cli.RunOptions) error {
+	cfg, err := load(o.Config)
+	if err != nil {
+		return err
+	}
+	log := logger(cfg.Log)
+	h, err := open(ctx, cfg, o, log)
+	if err != nil {
+		return err
+	}
+	defer h.close()
+	src := &source{path: o.Config, now: cfg, found: h.address}
+	a, err := h.agent(src, log)
+	if err != nil {
+		return err
+	}
+	if h.aside != "" {
+		log.Warn("the damaged store was set aside", "file", h.aside)
+		if err := a.Rebuild(ctx); err != nil {
+			return fmt.Errorf("rebuild the store from the kernel: %w", err)
+		}
+	}
+	err = h.serve(ctx, a, src, log)
+	if errors.Is(err, agent.ErrUninstalled) {
+		return nil
+	}
+	return err
+}
+
+// host is what a daemon holds open.
+type host struct {
+	cfg     config.Config
+	address netip.Addr // the node's
+	aside   string     // where a damaged store went
+	db      *store.DB
+	kernel  *tunnel.Kernel
+	links   *endpoint.Links
+	speaker *bgp.Speaker
+}
+
+// open opens the store and the kernel's tables and listens for peers.
+func open(ctx context.Context, cfg config.Config, o cli.RunOptions, log *slog.Logger) (h *host, err error) {
+	h = &host{cfg: cfg}
+	defer func() {
+		if err != nil {
+			h.close()
+		}
+	}()
+	if err := h.openStore(ctx, o.Recover); err != nil {
+		return h, err
+	}
+	if err := h.openKernel(ctx); err != nil {
+		return h, err
+	}
+	routes, err := h.kernel.Routes().List(ctx)
+	if err != nil {
+		return h, fmt.Errorf("list our routes: %w", err)
+	}
+	speak := h.cfg.Agent().BGP
+	speak.Warm = len(routes) > 0
+	h.speaker, err = bgp.Start(speak, log)
+	return h, err
+}
+
+func (h *host) openStore(ctx context.Context, recover bool) error {
+	exe, err := os.Executable()
+	if err != nil {
+		return fmt.Errorf("find own executable: %w", err)
+	}
+	path, opts := filepath.Join(h.cfg.Node.StateDir, storeFile), store.Options{Check: []string{exe, "check-store"}}
+	h.db, err = store.Open(ctx, path, opts)
+	if !errors.Is(err, store.ErrCorrupt) || !recover {
+		return err
+	}
+	if h.aside, err = store.SetAside(path); err != nil {
+		return err
+	}
+	h.db, err = store.Open(ctx, path, opts)
+	return err
+}
+
+const storeFile = "fairlead.db"
+
+// openKernel opens the kernel's tables and finds the node's address where the config leaves it to us.
+func (h *host) openKernel(ctx context.Context) (err error) {
+	if h.kernel, err = tunnel.Open(); err != nil {
+		return err
+	}
+	if h.links, err = endpoint.NewLinks(); err != nil {
+		return err
+	}
+	u, err := h.kernel.Underlay(ctx, h.cfg.Node.Address)
+	if err != nil {
+		return fmt.Errorf("find the underlay: %w", err)
+	}
+	if !u.Address.IsValid() && len(h.cfg.BGP.Peers) > 0 {
+		return errors.New("this host has no default route to take its address from: set [node] address")
+	}
+	h.address = u.Address
+	h.cfg = h.cfg.WithAddress(h.address)
+	return nil
+}
+
+func (h *host) agent(src agent.Source, log *slog.Logger) (*agent.Agent, error) {
+	ledger, err := ipam.NewLedger(h.db, time.Now)
+	if err != nil {
+		return nil, err
+	}
+	watchdog, err := daemon.SdWatchdogEnabled(false)
+	if err != nil {
+		return nil, fmt.Errorf("read watchdog settings: %w", err)
+	}
+	return agent.New(h.cfg.Agent(), agent.Rooms{
+		DB: h.db, Ledger: ledger, Speaker: h.speaker, Underlay: h.kernel, Kernel: h.tables(), Source: src,
+		Notify: notify, Watchdog: watchdog, Log: log, Version: version(), Now: time.Now,
+	})
+}
+
+func (h *host) tables() agent.Kernel {
+	return agent.Kernel{
+		Devices: h.kernel.Devices(), Endpoints: h.links, Neighbours: h.kernel.Neighbours(), FDB: h.kernel.FDB(),
+		Routes: h.kernel.Routes(), Rules: h.kernel.Rules(), Insides: h.links,
+		Sysctls: func(want map[string]string) reconcile.Target[string, string] { return h.kernel.Sysctls(want) },
+	}
+}
+
+// notify speaks to the service manager. Without one there is nobody to tell, and a lost word costs at most a restart
+// that loses no packet.
+func notify(state string) { _, _ = daemon.SdNotify(false, state) }
+
+// serve runs the daemon's loops until one fails or ctx ends.
+func (h *host) serve(ctx context.Context, a *agent.Agent, src *source, log *slog.Logger) error {
+	api, err := agent.Listen(h.cfg.API.Socket)
+	if err != nil {
+		return err
+	}
+	group, ctx := errgroup.WithContext(ctx)
+	group.Go(func() error { return a.Run(ctx) })
+	group.Go(func() error { return a.Serve(ctx, api) })
+	group.Go(func() error { return reloads(ctx, a, src, log) })
+	if h.cfg.API.Metrics.IsValid() {
+		l, err := net.Listen("tcp", h.cfg.API.Metrics.String())
+		if err != nil {
+			// A port that somebody else has is no reason to leave the containers without a network.
+			log.Warn("metrics are off: set [api] metrics to a free address", "error", err)
+		} else {
+			group.Go(func() error { return a.ServeMetrics(ctx, l) })
+		}
+	}
+	log.Info("fairlead runs", "node", h.cfg.Node.Name, "address", h.cfg.Node.Address, "version", version())
+	err = group.Wait()
+	notify("STOPPING=1")
+	return err
+}
+
+// close lets go of everything. The kernel's state stays: traffic flows on while no daemon runs.
+func (h *host) close() {
+	if h.speaker != nil {
+		_ = h.speaker.Close()
+	}
+	if h.links != nil {
+		_ = h.links.Close()
+	}
+	if h.kernel != nil {
+		_ = h.kernel.Close()
+	}
+	if h.db != nil {
+		_ = h.db.Close()
+	}
+}
+
+func logger(l config.Log) *slog.Logger {
+	opts := &slog.HandlerOptions{Level: l.Level}
+	if l.Format == "json" {
+		return slog.New(slog.NewJSONHandler(os.Stderr, opts))
+	}
+	return slog.New(slog.NewTextHandler(os.Stderr, opts))
+}

@@ -1,0 +1,169 @@
+package main
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"log/slog"
+	"net/netip"
+	"os"
+	"os/signal"
+	"runtime/debug"
+	"slices"
+	"strings"
+	"sync"
+	"syscall"
+	"time"
+
+	"github.com/fairlead-net/fairlead/agent"
+	"github.com/fairlead-net/fairlead/cli"
+	"github.com/fairlead-net/fairlead/config"
+)
+
+// release is the version when the build does not know it better.
+const release = "0.1.0"
+
+func version() string {
+	info, ok := debug.ReadBuildInfo()
+	if !ok {
+		return release
+	}
+	for _, s := range info.Settings {
+		if s.Key == "vcs.revision" && len(s.Value) >= 12 {
+			return release + "+" + s.Value[:12]
+		}
+	}
+	return release
+}
+
+// source reads the config file again for each reload.
+type source struct {
+	path  string
+	found netip.Addr // the node's address where the file leaves it to us
+
+	mu  sync.Mutex
+	now config.Config
+}
+
+// Reload implements agent.Source.
+func (s *source) Reload() (agent.Config, []string, error) {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	next, err := load(s.path)
+	if err != nil {
+		return agent.Config{}, nil, err
+	}
+	var keys, fixed []string
+	for _, c := range config.Changed(s.now, next) {
+		keys = append(keys, c.Key)
+		if c.Restart {
+			fixed = append(fixed, c.Key)
+		}
+	}
+	if len(fixed) > 0 {
+		return agent.Config{}, nil, fmt.Errorf("%s can change only with a restart: systemctl restart fairlead", strings.Join(fixed, ", "))
+	}
+	s.now = next
+	return next.WithAddress(s.found).Agent(), keys, nil
+}
+
+// watched tells whether the file is to be applied whenever it is written.
+func (s *source) watched() bool {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	return s.now.Node.Watch
+}
+
+// reloads applies the config on SIGHUP and, where the config says so, on write.
+func reloads(ctx context.Context, a *agent.Agent, src *source, log *slog.Logger) error {
+	hup := make(chan os.Signal, 1)
+	signal.Notify(hup, syscall.SIGHUP)
+	defer signal.Stop(hup)
+	written, err := config.Watch(ctx, src.path)
+	if err != nil {
+		log.Warn("the config file is not watched", "error", err)
+	}
+	for {
+		select {
+		case <-ctx.Done():
+			return nil
+		case <-hup:
+		case <-written:
+			if !src.watched() {
+				continue
+			}
+		}
+		limit, cancel := context.WithTimeout(ctx, time.Minute)
+		_, _ = a.Reload(limit) // the agent logs a refusal and shows it in the status
+		cancel()
+	}
+}
+
+// check is `fairlead check`.
+func check(path string) (cli.Verdict, error) {
+	cfg, err := load(path)
+	v := cli.Verdict{File: cfg.File}
+	if path != "" {
+		v.File = path
+	}
+	var problems config.Problems
+	if errors.As(err, &problems) {
+		v.Problems = problems.Strings()
+		return v, nil
+	}
+	v.Summary = fmt.Sprintf("%d pools, %d peers", len(cfg.Pools), len(cfg.BGP.Peers))
+	return v, err
+}
+
+// settings is what the commands want to know of the config.
+func settings(path string) (cli.Settings, error) {
+	cfg, err := load(path)
+	s := cli.Settings{
+		File: cfg.File, Socket: cfg.API.Socket,
+		Paths: cli.Paths{State: cfg.Node.StateDir, Run: cfg.Node.RunDir},
+		Node:  cli.NodeSettings{Address: cfg.Node.Address, MTU: cfg.Node.MTU},
+		BGP:   cli.Ports{Listen: cfg.BGP.Listen, BGP: int(cfg.BGP.Port), VXLAN: int(cfg.Tunnel.VXLANPort), VNI: cfg.Tunnel.VNI},
+	}
+	for _, p := range cfg.Pools {
+		s.Pools = append(s.Pools, p.CIDR)
+	}
+	for _, p := range cfg.BGP.Peers {
+		s.Peers = append(s.Peers, p.Address)
+		if p.PasswordFile != "" && !slices.Contains(s.Secrets, p.PasswordFile) {
+			s.Secrets = append(s.Secrets, p.PasswordFile)
+		}
+	}
+	return s, err
+}
+
+// initial is the text that `fairlead init` writes.
+func initial(o cli.InitOptions) (string, error) {
+	return config.Init(config.Facts{Name: o.Name, Address: o.Address, Pools: o.Pools, Peers: o.Peers}), nil
+}
+
+// uninstall takes everything of ours out of the kernel while no daemon runs.
+func uninstall(ctx context.Context, path string) (cli.Removed, error) {
+	cfg, err := load(path)
+	if err != nil {
+		return cli.Removed{}, err
+	}
+	cfg.BGP.Peers = nil // nobody is to hear of this
+	log := slog.New(slog.DiscardHandler)
+	h, err := open(ctx, cfg, cli.RunOptions{}, log)
+	if err != nil {
+		return cli.Removed{}, err
+	}
+	defer h.close()
+	a, err := h.agent(&source{path: path, now: cfg, found: h.address}, log)
+	if err != nil {
+		return cli.Removed{}, err
+	}
+	ctx, cancel := context.WithTimeout(ctx, time.Minute)
+	defer cancel()
+	ended := make(chan error, 1)
+	go func() { ended <- a.Run(ctx) }()
+	done, err := a.Uninstall(ctx)
+	cancel()
+	<-ended
+	return cli.Removed{Count: done.Removed}, err
+}
