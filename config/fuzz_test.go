@@ -31,7 +31,6 @@ func FuzzLoad(f *testing.F) {
 	}
 	f.Add([]byte(full), []byte(full), "FAIRLEAD_BGP_ASN=64513")
 	f.Add([]byte("\xef\xbb\xbfa=1"), []byte("a=\"\xff\""), "FAIRLEAD_\xff=\x00")
-	f.Add([]byte(strings.Repeat("[", 20000)), []byte("a="+strings.Repeat("{a=", 20000)), "FAIRLEAD_")
 	f.Add([]byte("a=[\n\"\"\"\n"), []byte("\r"), "=")
 	f.Add([]byte("[bgp]\npeer=[{},{address='192.0.2.2',address=1}]"), []byte("[[bgp.peer]]\n[bgp]\nbgp.peer=1"), "")
 
