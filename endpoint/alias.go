@@ -67,7 +67,7 @@ func parseAlias(s string) (Row, error) {
 		return Row{}, fmt.Errorf("alias %q: %w", s, err)
 	}
 	mac, err := net.ParseMAC(words[4])
-	if err != nil || copy(r.MAC[:], mac) != len(r.MAC) {
+	if err != nil || len(mac) != copy(r.MAC[:], mac) {
 		return Row{}, fmt.Errorf("alias %q: bad hardware address", s)
 	}
 	for _, ip := range strings.Split(words[3], ",") {
@@ -114,8 +114,6 @@ func (r Row) truncated() bool {
 
 // names says whether r, read from an alias, belongs to the host side hostIf; a hashed name begins as the link's does.
 func (r Row) names(hostIf string) bool {
-	if digits, hashed := strings.CutPrefix(r.Name, "#"); hashed && len(digits) == hashLen {
-		return "fl"+digits[:10] == hostIf
-	}
-	return HostIf(r.Name) == hostIf
+	digits, hashed := strings.CutPrefix(r.Name, "#")
+	return HostIf(r.Name) == hostIf || hashed && len(digits) == hashLen && "fl"+digits[:10] == hostIf
 }

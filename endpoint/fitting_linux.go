@@ -1,7 +1,6 @@
 package endpoint
 
 import (
-	"fmt"
 	"net/netip"
 	"syscall"
 
@@ -15,30 +14,30 @@ type fitting struct {
 	name string // as errors and reports of drift call it
 	held bool
 	put  *nl.NetlinkRequest
+	link bool  // it is about the interface: a change of it may take the others away
+	way  route // what it is about, if it is a route
 }
 
 // fittings are what r needs, in the order in which the kernel accepts them, each with whether in has it.
 func fittings(r Row, in *interior) []fitting {
-	index := in.self.index
+	self, mtu := in.self, nl.Uint32Attr(uint32(r.MTU))
+	set := func(kind int, data []byte) *nl.NetlinkRequest { return setLink(self.index, nl.NewRtAttr(kind, data)) }
 	out := []fitting{
-		{"loopback up", in.lo.up, setUp(1, true)},
-		{"interface " + r.IfName, in.dressed(r), setLink(index,
-			nl.NewRtAttr(unix.IFLA_IFNAME, nl.ZeroTerminated(r.IfName)),
-			nl.NewRtAttr(unix.IFLA_MTU, nl.Uint32Attr(uint32(r.MTU))),
-			nl.NewRtAttr(unix.IFLA_ADDRESS, r.MAC[:]))},
+		{name: "loopback up", held: in.lo.up, put: setUp(1, true)},
+		{link: true, name: "MTU", held: self.mtu == r.MTU, put: set(unix.IFLA_MTU, mtu)},
+		{link: true, name: "hardware address", held: self.mac == r.MAC, put: set(unix.IFLA_ADDRESS, r.MAC[:])},
+		{link: true, name: "name " + r.IfName, held: self.name == r.IfName,
+			put: set(unix.IFLA_IFNAME, nl.ZeroTerminated(r.IfName))},
 	}
-	if len(in.self.conf6) > 0 {
-		out = append(out, fitting{"quiet IPv6", in.self.genMode == addrGenNone, setLink(index, settings(false, true))})
+	if len(self.conf6) > 0 {
+		out = append(out, fitting{link: true, name: "quiet IPv6", held: self.genMode == addrGenNone,
+			put: setLink(self.index, settings(false, true))})
 	}
-	out = append(out, fitting{"interface up", in.self.up, setUp(index, true)})
+	out = append(out, fitting{link: true, name: "interface up", held: self.up, put: setUp(self.index, true)})
 	for _, a := range r.addrs() {
 		out = append(out, in.family(a)...)
 	}
 	return out
-}
-
-func (in *interior) dressed(r Row) bool {
-	return in.self.name == r.IfName && in.self.mtu == r.MTU && in.self.mac == r.MAC
 }
 
 // family is what the address a needs: itself, the gateway as a neighbour, the way to the gateway, and the way out.
@@ -48,8 +47,8 @@ func (in *interior) family(a netip.Addr) []fitting {
 		gw, metric = gateway6(), metric6
 	}
 	out := []fitting{
-		{"address " + a.String(), in.addrs[a], putAddr(in.self.index, a)},
-		{"neighbour " + gw.String(), in.neighs[gw] == hostMAC(), putNeigh(in.self.index, gw)},
+		{name: "address " + a.String(), held: in.addrs[a], put: putAddr(in.self.index, a)},
+		{name: "neighbour " + gw.String(), held: in.neighs[gw] == hostMAC(), put: putNeigh(in.self.index, gw)},
 	}
 	if a.Is4() {
 		out = append(out, in.way(route{dst: netip.PrefixFrom(gw, 32), dev: in.self.index}))
@@ -67,7 +66,7 @@ func (in *interior) way(want route) fitting {
 	if r, found := in.rival(want); found && r.dev == want.dev {
 		flags = unix.NLM_F_CREATE | unix.NLM_F_REPLACE
 	}
-	return fitting{"route " + want.String(), in.held(want), putRoute(want, flags)}
+	return fitting{name: "route " + want.String(), held: in.held(want), put: putRoute(want, flags), way: want}
 }
 
 func (r route) String() string {
@@ -80,11 +79,12 @@ func (r route) String() string {
 func putAddr(index int, a netip.Addr) *nl.NetlinkRequest {
 	msg := nl.NewIfAddrmsg(family(a))
 	msg.Index, msg.Prefixlen = uint32(index), uint8(a.BitLen())
+	attrs := []*nl.RtAttr{nl.NewRtAttr(unix.IFA_LOCAL, a.AsSlice()), nl.NewRtAttr(unix.IFA_ADDRESS, a.AsSlice())}
 	if a.Is6() {
-		msg.Flags = unix.IFA_F_NODAD // nobody else is on this link, and the address is used at once
+		// Nobody else is on this link, so there is nothing to wait for; and a route to one's own address is no use.
+		attrs = append(attrs, nl.NewRtAttr(unix.IFA_FLAGS, nl.Uint32Attr(unix.IFA_F_NODAD|unix.IFA_F_NOPREFIXROUTE)))
 	}
-	return request(unix.RTM_NEWADDR, unix.NLM_F_CREATE|unix.NLM_F_REPLACE|unix.NLM_F_ACK, msg,
-		nl.NewRtAttr(unix.IFA_LOCAL, a.AsSlice()), nl.NewRtAttr(unix.IFA_ADDRESS, a.AsSlice()))
+	return request(unix.RTM_NEWADDR, unix.NLM_F_CREATE|unix.NLM_F_REPLACE|unix.NLM_F_ACK, msg, attrs...)
 }
 
 func putNeigh(index int, ip netip.Addr) *nl.NetlinkRequest {
@@ -148,35 +148,4 @@ func family(a netip.Addr) int {
 		return unix.AF_INET
 	}
 	return unix.AF_INET6
-}
-
-// furnish puts what r lacks inside. The thread must be in the namespace.
-func furnish(w *wire, r Row, in *interior) error {
-	if r.disabled6(in) {
-		if err := writeConf6(in.self.name, "disable_ipv6", "0"); err != nil {
-			return err
-		}
-	}
-	var lacking []fitting
-	var reqs []*nl.NetlinkRequest
-	for _, f := range fittings(r, in) {
-		if !f.held {
-			lacking, reqs = append(lacking, f), append(reqs, f.put)
-		}
-	}
-	results, err := w.apply(reqs...)
-	if err != nil {
-		return err
-	}
-	for i, err := range results {
-		if err != nil {
-			return fmt.Errorf("put %s: %w", lacking[i].name, err)
-		}
-	}
-	return nil
-}
-
-// disabled6 says whether IPv6 is switched off on an interface that needs it.
-func (r Row) disabled6(in *interior) bool {
-	return r.IP6.IsValid() && setting(in.self.conf6, conf6Disable, 0) != 0
 }

@@ -54,10 +54,7 @@ func (r Row) fine(v link) (fine bool, err error) {
 		if err != nil {
 			return err
 		}
-		fine = !r.disabled6(in)
-		for _, f := range fittings(r, in) {
-			fine = fine && f.held
-		}
+		fine = !in.lacks(r, false)
 		return nil
 	})
 	if errors.Is(err, errNotInside) {

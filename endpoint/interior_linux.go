@@ -23,6 +23,7 @@ func gateway6() netip.Addr { return netip.AddrFrom16([16]byte{0: 0xfe, 1: 0x80, 
 
 // interior is what is found in a namespace, as far as it concerns an endpoint.
 type interior struct {
+	fresh  bool // the pair was just made, and nothing but itself was looked at
 	self   link // the inside of the pair
 	lo     link
 	addrs  map[netip.Addr]bool // single addresses on self
@@ -66,7 +67,7 @@ func bare(w *wire, v link) (*interior, error) {
 	if err == nil && !found {
 		err = errNotInside
 	}
-	return &interior{self: self}, err
+	return &interior{fresh: true, self: self}, err
 }
 
 func (in *interior) surveyAddrs(w *wire) error {

@@ -19,9 +19,14 @@ type Links struct {
 	idle  []*wire        // into home
 	long  map[string]Row // what did not fit into an alias, by host interface
 	turns [64]sync.Mutex // one call at a time for each host interface
+	tails sync.WaitGroup // deletions that the kernel has not finished
+	slots chan struct{}  // one for each of them
 }
 
-const keptWires = 4
+const (
+	keptWires = 4
+	maxTails  = 16
+)
 
 // NewLinks opens the host's side, in the network namespace of the calling thread.
 func NewLinks() (*Links, error) {
@@ -34,11 +39,12 @@ func NewLinks() (*Links, error) {
 		home.close()
 		return nil, err
 	}
-	return &Links{home: home, idle: []*wire{w}, long: map[string]Row{}}, nil
+	return &Links{home: home, idle: []*wire{w}, long: map[string]Row{}, slots: make(chan struct{}, maxTails)}, nil
 }
 
-// Close gives back sockets and files. What was attached stays attached.
+// Close gives back sockets and files, after the kernel has finished what it was asked. What was attached stays so.
 func (l *Links) Close() error {
+	l.tails.Wait()
 	l.mu.Lock()
 	defer l.mu.Unlock()
 	for _, w := range l.idle {
@@ -177,36 +183,6 @@ func conf6Wanted(v link, r Row) map[string]string {
 		want["force_forwarding"] = "1"
 	}
 	return want
-}
-
-// Delete removes the pair with this host side. None of ours there is success.
-func (l *Links) Delete(ctx context.Context, hostIf string) error {
-	if err := ctx.Err(); err != nil {
-		return err
-	}
-	defer l.turn(hostIf).Unlock()
-	err := l.with(func(w *wire) error {
-		v, found, err := w.linkNamed(hostIf)
-		if err != nil || !found || !ours(v) {
-			return err
-		}
-		return remove(w, v.index)
-	})
-	if err != nil {
-		return fmt.Errorf("delete endpoint interface %s: %w", hostIf, err)
-	}
-	l.mu.Lock()
-	delete(l.long, hostIf)
-	l.mu.Unlock()
-	return nil
-}
-
-// remove deletes a link, and with it the pair. One that is gone already is success.
-func remove(w *wire, index int) error {
-	if err := w.one(delLink(index)); err != nil && !errors.Is(err, unix.ENODEV) {
-		return fmt.Errorf("delete link: %w", err)
-	}
-	return nil
 }
 
 // mendHost puts right what differs on a host side.

@@ -147,9 +147,22 @@ func inodeOf(path string) (uint64, error) {
 
 // do runs fn on a thread that is in the namespace: sockets that fn opens are there, and so is /proc/sys/net.
 func (ns namespace) do(fn func() error) error {
+	if done, err := ns.here(fn); done {
+		return err
+	}
 	result := make(chan error, 1)
 	go func() { result <- ns.visit(fn) }()
 	return <-result
+}
+
+// here runs fn at once if the thread is in the namespace already, as every thread of the daemon is in the host's.
+func (ns namespace) here(fn func() error) (done bool, err error) {
+	runtime.LockOSThread()
+	defer runtime.UnlockOSThread()
+	if inode, err := inodeOf(ownNetNS); err != nil || inode != ns.inode {
+		return false, nil
+	}
+	return true, fn()
 }
 
 // visit must run on a goroutine of its own: a thread that can not go home stays locked to it, and ends with it.

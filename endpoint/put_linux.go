@@ -78,11 +78,11 @@ func (l *Links) reuse(w *wire, v link, r Row, ns namespace) (whole bool, err err
 		return false, err
 	}
 	if id < 0 || id != v.peerNS {
-		return false, remove(w, v.index)
+		return false, l.remove(w, v.index)
 	}
 	err = l.fit(w, v, r, ns, survey)
 	if errors.Is(err, errNotInside) {
-		return false, remove(w, v.index)
+		return false, l.remove(w, v.index)
 	}
 	return true, err
 }
@@ -100,7 +100,7 @@ func (l *Links) create(w *wire, r Row, ns namespace) error {
 		return err
 	}
 	if err := l.fit(w, v, r, ns, bare); err != nil {
-		return errors.Join(err, remove(w, v.index))
+		return errors.Join(err, l.remove(w, v.index))
 	}
 	return nil
 }
@@ -124,27 +124,16 @@ func (l *Links) fit(w *wire, v link, r Row, ns namespace, look func(*wire, link)
 	}
 	err := ns.dial(func(inside *wire) error {
 		in, err := look(inside, v)
-		if err == nil && in.self.up && in.self.name != r.IfName {
-			in, err = lower(inside, v, in.self.index)
-		}
 		if err != nil {
 			return err
 		}
-		return furnish(inside, r, in)
+		return furnish(inside, v, r, in)
 	})
 	if err != nil {
 		return err
 	}
 	_, _, err = w.linkAt(v.index)
 	return err
-}
-
-// lower takes the inside down, since Linux before 6.2 renames no interface that is up, and looks at what is left.
-func lower(inside *wire, v link, index int) (*interior, error) {
-	if err := inside.one(setUp(index, false)); err != nil {
-		return nil, fmt.Errorf("take interface down to rename it: %w", err)
-	}
-	return survey(inside, v)
 }
 
 // dial runs fn on a thread in the namespace, with a wire into it that is closed again.
