@@ -13,6 +13,7 @@ import (
 	"os"
 	"os/exec"
 	"path/filepath"
+	"slices"
 	"strings"
 	"syscall"
 	"time"
@@ -76,9 +77,8 @@ func (n *Node) Start(flags ...string) {
 		n.lab.t.Fatalf("open log of %s: %v", n.Name, err)
 	}
 	defer log.Close()
-	cmd := n.Command(context.Background(), append([]string{n.lab.o.Binary, "run", "--config", n.ConfigFile()}, flags...)...)
+	cmd := n.command(append([]string{"run", "--config", n.ConfigFile()}, flags...)...)
 	cmd.Stdout, cmd.Stderr = log, log
-	cmd.Dir = n.Dir
 	if n.lab.o.Kept == "" {
 		cmd.SysProcAttr = &syscall.SysProcAttr{Pdeathsig: syscall.SIGKILL} // no daemon outlives a test that is killed
 	} else {
@@ -100,6 +100,14 @@ func (n *Node) Start(flags ...string) {
 	if n.lab.o.Kept != "" {
 		n.note(cmd.Process.Pid)
 	}
+}
+
+// command is a fairlead to be started on the host. The caller's own settings are not for it.
+func (n *Node) command(args ...string) *exec.Cmd {
+	cmd := n.Command(context.Background(), append([]string{n.lab.o.Binary}, args...)...)
+	cmd.Dir = n.Dir
+	cmd.Env = slices.DeleteFunc(os.Environ(), func(v string) bool { return strings.HasPrefix(v, "FAIRLEAD_") })
+	return cmd
 }
 
 // note keeps the process id for who takes a kept lab down.
@@ -189,7 +197,7 @@ type Result struct {
 // CLI runs the fairlead command against the host's daemon.
 func (n *Node) CLI(args ...string) Result {
 	n.lab.t.Helper()
-	cmd := n.Command(context.Background(), append([]string{n.lab.o.Binary, "--socket", n.Socket()}, args...)...)
+	cmd := n.command(append([]string{"--socket", n.Socket()}, args...)...)
 	var out, errs bytes.Buffer
 	cmd.Stdout, cmd.Stderr = &out, &errs
 	err := cmd.Run()

@@ -1,0 +1,46 @@
+package story_test
+
+import (
+	"net/netip"
+	"slices"
+	"testing"
+	"time"
+
+	"github.com/fairlead-net/fairlead/nettest"
+)
+
+func TestADeadHostsRoutesGoInTimeAndComeBackWithIt(t *testing.T) {
+	for _, hold := range []time.Duration{3 * time.Second, 9 * time.Second} {
+		t.Run("hold time "+hold.String(), func(t *testing.T) {
+			l := running(t, nettest.LabOptions{HoldTime: hold, Pools: []string{pool4, pool6}})
+			dead, alive := l.Node("n2"), l.Node("n1")
+			there, here := dead.Attach("n2a"), alive.Attach("n1a")
+			there.Serve(there.IP4)
+			there.Serve(there.IP6)
+			blocks := []netip.Prefix{block(t, dead, pool4), block(t, dead, pool6)}
+			dead.Unplug()
+			cut := time.Now()
+			for _, p := range blocks {
+				for _, n := range others(l, dead) {
+					nettest.Eventually(t, hold+time.Second-time.Since(cut), func() error { return without(n, p) })
+				}
+			}
+			t.Logf("gone after %v", time.Since(cut))
+			dead.Plug()
+			back := time.Now()
+			for _, p := range blocks {
+				for _, n := range others(l, dead) {
+					nettest.Eventually(t, 3*time.Second-time.Since(back), func() error { return with(n, p) })
+				}
+			}
+			t.Logf("back after %v", time.Since(back))
+			nettest.Eventually(t, 3*time.Second, func() error { return reaches(here, there.IP4) })
+			nettest.Eventually(t, 3*time.Second, func() error { return reaches(here, there.IP6) })
+		})
+	}
+}
+
+// others are all hosts but one.
+func others(l *nettest.Lab, but *nettest.Node) []*nettest.Node {
+	return slices.DeleteFunc(slices.Clone(l.Nodes), func(n *nettest.Node) bool { return n == but })
+}
