@@ -1,10 +1,9 @@
 package store
 
 import (
-	"encoding/binary"
+	"bytes"
 	"encoding/json"
 	"fmt"
-	"hash/crc32"
 	"iter"
 
 	"go.etcd.io/bbolt"
@@ -14,8 +13,9 @@ import (
 type Tx struct {
 	bolt    *bbolt.Tx
 	rev     uint64
-	changes int   // writes that made a difference
-	err     error // the first value that All could not decode
+	changes int              // writes that made a difference
+	tally   map[string]tally // by how much they changed each bucket
+	err     error            // the first value that All could not decode
 }
 
 // Revision is the revision that a View sees; in an Update, the one that its commit makes if it changes something.
@@ -23,7 +23,8 @@ func (tx *Tx) Revision() uint64 { return tx.rev }
 
 // Bucket is a named map of JSON-coded values in the store. It comes into being with its first Put.
 //
-// Every value is stored behind a checksum over its key and itself, since bbolt has none for its data pages.
+// Every value is stored behind a checksum over its key and itself, and the store keeps a tally of the values of each
+// bucket, since bbolt has no checksum for its data pages.
 type Bucket[V any] struct{ Name string }
 
 // Get returns the value of key, and whether there is one.
@@ -50,27 +51,33 @@ func (b Bucket[V]) Put(tx *Tx, key string, v V) error {
 	if err != nil {
 		return fmt.Errorf("put %s %q: %w", b.Name, key, err)
 	}
-	sealed := seal(key, data)
-	if string(bucket.Get([]byte(key))) == string(sealed) {
+	old, sealed := bucket.Get([]byte(key)), seal(key, data)
+	if bytes.Equal(old, sealed) {
 		return nil
 	}
+	change := tally{}.without(old).with(sealed)
 	if err := bucket.Put([]byte(key), sealed); err != nil {
 		return fmt.Errorf("put %s %q: %w", b.Name, key, err)
 	}
-	tx.changes++
+	tx.note(b.Name, change)
 	return nil
 }
 
 // Delete removes key; that it is absent is success.
 func (b Bucket[V]) Delete(tx *Tx, key string) error {
 	bucket := tx.bolt.Bucket([]byte(b.Name))
-	if bucket == nil || bucket.Get([]byte(key)) == nil {
+	if bucket == nil {
 		return nil
 	}
+	old := bucket.Get([]byte(key))
+	if old == nil {
+		return nil
+	}
+	change := tally{}.without(old)
 	if err := bucket.Delete([]byte(key)); err != nil {
 		return fmt.Errorf("delete %s %q: %w", b.Name, key, err)
 	}
-	tx.changes++
+	tx.note(b.Name, change)
 	return nil
 }
 
@@ -97,38 +104,4 @@ func (b Bucket[V]) All(tx *Tx) iter.Seq2[string, V] {
 			}
 		}
 	}
-}
-
-// sumSize is the length of the checksum in front of every value.
-const sumSize = 4
-
-func sum(key string, data []byte) uint32 {
-	table := crc32.MakeTable(crc32.Castagnoli) // made once by the library
-	return crc32.Update(crc32.Checksum([]byte(key), table), table, data)
-}
-
-func seal(key string, data []byte) []byte {
-	return append(binary.BigEndian.AppendUint32(make([]byte, 0, sumSize+len(data)), sum(key, data)), data...)
-}
-
-func unseal(key string, sealed []byte) ([]byte, error) {
-	if len(sealed) < sumSize {
-		return nil, fmt.Errorf("%w: value too short", ErrCorrupt)
-	}
-	data := sealed[sumSize:]
-	if binary.BigEndian.Uint32(sealed) != sum(key, data) {
-		return nil, fmt.Errorf("%w: checksum mismatch", ErrCorrupt)
-	}
-	return data, nil
-}
-
-func decode[V any](bucket, key string, sealed []byte) (v V, err error) {
-	data, err := unseal(key, sealed)
-	if err == nil {
-		err = json.Unmarshal(data, &v)
-	}
-	if err != nil {
-		return v, fmt.Errorf("read %s %q: %w", bucket, key, err)
-	}
-	return v, nil
 }

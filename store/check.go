@@ -1,13 +1,14 @@
 package store
 
 import (
-	"bytes"
 	"context"
 	"encoding/json"
 	"errors"
 	"fmt"
+	"maps"
 	"os"
 	"os/exec"
+	"runtime/metrics"
 	"slices"
 	"strings"
 	"time"
@@ -17,7 +18,9 @@ import (
 
 const (
 	checkTimeout = time.Minute // far more than the largest sound file needs; damage can make bbolt go in circles
-	checkOutput  = 4096        // of what the child says, the end that is kept
+	checkOutput  = 64 << 10    // of what the child says, the bytes that are kept
+	checkMemory  = 128 << 20   // bytes beside the size of the file; damage can make bbolt ask for ever more
+	checkPause   = 20 * time.Millisecond
 )
 
 // examine finds out whether the existing file at path can be opened, without changing it.
@@ -43,10 +46,13 @@ func examine(ctx context.Context, path string, o Options) error {
 	if info.Size() == 0 {
 		return damaged(errors.New("it is empty"))
 	}
-	if len(o.Check) == 0 {
-		return Verify(path)
+	if len(o.Check) > 0 {
+		return verifyApart(ctx, path, o.Check)
 	}
-	return verifyApart(ctx, path, o.Check)
+	if err := Verify(path); err != nil {
+		return damaged(err)
+	}
+	return nil
 }
 
 // verifyApart has a child process run Verify.
@@ -55,8 +61,7 @@ func verifyApart(ctx context.Context, path string, argv []string) error {
 	defer cancel()
 	argv = append(slices.Clone(argv), path)
 	child := exec.CommandContext(limited, argv[0], argv[1:]...)
-	child.Env = append(os.Environ(), "GOTRACEBACK=none") // the last line is then the cause
-	said := tail{}
+	said := head{}
 	child.Stdout, child.Stderr = &said, &said
 	err := child.Run()
 	var died *exec.ExitError
@@ -65,8 +70,10 @@ func verifyApart(ctx context.Context, path string, argv []string) error {
 		return nil
 	case ctx.Err() != nil:
 		return fmt.Errorf("check: %w", ctx.Err())
+	case limited.Err() != nil:
+		return damaged(fmt.Errorf("its examination did not end within %s", checkTimeout))
 	case errors.As(err, &died):
-		if line := said.lastLine(); line != "" {
+		if line := cause(string(said)); line != "" {
 			return damaged(errors.New(line))
 		}
 		return damaged(died)
@@ -76,26 +83,28 @@ func verifyApart(ctx context.Context, path string, argv []string) error {
 
 // damaged says that the store is, and what to do about it.
 func damaged(why error) error {
-	if errors.Is(why, ErrCorrupt) {
-		return why
-	}
 	return fmt.Errorf("%w: %w (the file was not changed; to set it aside and rebuild the leases from what runs, "+
 		"start once with: fairlead run --recover)", ErrCorrupt, why)
 }
 
-// tail keeps the end of what is written to it.
-type tail struct{ buf []byte }
+// head keeps the beginning of what is written to it.
+type head []byte
 
-func (t *tail) Write(p []byte) (int, error) {
-	t.buf = append(t.buf, p...)
-	if over := len(t.buf) - checkOutput; over > 0 {
-		t.buf = append(t.buf[:0], t.buf[over:]...)
-	}
+func (h *head) Write(p []byte) (int, error) {
+	*h = append(*h, p[:min(len(p), checkOutput-len(*h))]...)
 	return len(p), nil
 }
 
-func (t *tail) lastLine() string {
-	lines := strings.Split(strings.TrimSpace(string(t.buf)), "\n")
+// cause is the line that says why a child died: the first one of a crash of Go, or else the last one.
+func cause(said string) string {
+	lines := strings.Split(strings.TrimSpace(said), "\n")
+	for _, line := range lines {
+		for _, crash := range []string{"panic: ", "unexpected fault address ", "fatal error: "} {
+			if strings.HasPrefix(line, crash) {
+				return line
+			}
+		}
+	}
 	return strings.TrimSpace(lines[len(lines)-1])
 }
 
@@ -106,51 +115,89 @@ func Verify(path string) error {
 	if err != nil {
 		return fmt.Errorf("verify store: %w", err)
 	}
-	bolt, err := bbolt.Open(path, 0, &bbolt.Options{ReadOnly: true, Timeout: time.Second, PreLoadFreelist: true})
+	bolt, err := bbolt.Open(path, 0, &bbolt.Options{ReadOnly: true, Timeout: time.Second})
 	if err != nil {
-		return damaged(err)
+		return fmt.Errorf("verify store: %w", err)
 	}
 	err = bolt.View(func(tx *bbolt.Tx) error {
+		// First, since a page beyond the end of the file can not even be looked at.
 		if size := tx.Size(); size > info.Size() {
-			return fmt.Errorf("it is cut off: %d bytes of %d", info.Size(), size)
+			return fmt.Errorf("cut off: it has %d bytes of %d", info.Size(), size)
 		}
-		var first error
-		for err := range tx.Check() {
-			if first == nil {
-				first = err
-			}
-		}
-		if first != nil {
-			return first
+		if err := firstOf(tx.Check(), uint64(checkMemory+info.Size())); err != nil {
+			return err
 		}
 		return verifyValues(tx)
 	})
 	if err := errors.Join(err, bolt.Close()); err != nil {
-		return damaged(err)
+		return fmt.Errorf("verify store: %w", err)
 	}
 	return nil
 }
 
-// verifyValues reads every value of every bucket.
-func verifyValues(tx *bbolt.Tx) error {
-	err := tx.ForEach(func(name []byte, b *bbolt.Bucket) error {
+// firstOf waits until the check is over and returns its first finding.
+//
+// It panics when the check takes more memory than that: one wrong bit in the head of a page makes bbolt track billions
+// of pages, and there is no other way to stop it.
+func firstOf(findings <-chan error, memory uint64) error {
+	tick := time.NewTicker(checkPause)
+	defer tick.Stop()
+	var first error
+	for {
+		select {
+		case err, more := <-findings:
+			if !more {
+				return first
+			}
+			if first == nil {
+				first = err
+			}
+		case <-tick.C:
+			if memoryInUse() > memory {
+				panic(fmt.Sprintf("its pages claim to be so many that listing them takes more than %d bytes", memory))
+			}
+		}
+	}
+}
+
+func memoryInUse() uint64 {
+	s := []metrics.Sample{{Name: "/memory/classes/total:bytes"}, {Name: "/memory/classes/heap/released:bytes"}}
+	metrics.Read(s)
+	return s[0].Value.Uint64() - s[1].Value.Uint64()
+}
+
+// verifyValues reads every value of every bucket, and misses those that should be there.
+func verifyValues(bolt *bbolt.Tx) error {
+	tx := &Tx{bolt: bolt}
+	s, err := tx.state()
+	if err != nil {
+		return err
+	}
+	if _, found, err := metaSchema().Get(tx, keySchema); err != nil || !found {
+		return errors.Join(errors.New("it has no schema version"), err)
+	}
+	have := make(map[string]tally)
+	err = bolt.ForEach(func(name []byte, b *bbolt.Bucket) error {
+		bucket := string(name)
+		have[bucket] = tally{}
 		return b.ForEach(func(k, sealed []byte) error {
 			data, err := unseal(string(k), sealed)
 			if err == nil && !json.Valid(data) {
 				err = errors.New("not JSON")
 			}
 			if err != nil {
-				return fmt.Errorf("%s %q: %w", bytes.Clone(name), k, err)
+				return fmt.Errorf("%s %q: %w", bucket, k, err)
 			}
+			have[bucket] = have[bucket].with(sealed)
 			return nil
 		})
 	})
 	if err != nil {
 		return err
 	}
-	_, found, err := metaNumbers().Get(&Tx{bolt: tx}, keySchema)
-	if err == nil && !found {
-		err = errors.New("it has no schema version")
+	delete(have, metaName)
+	if !maps.Equal(have, s.Tally) {
+		return fmt.Errorf("values are missing: it has %v, and should have %v", have, s.Tally)
 	}
-	return err
+	return nil
 }

@@ -201,7 +201,7 @@ func (db *DB) finish(tx *Tx) error {
 		db.rollback(tx)
 		return nil
 	}
-	if err := metaNumbers().Put(tx, keyRevision, tx.rev); err != nil {
+	if err := tx.seal(); err != nil {
 		db.rollback(tx)
 		return err
 	}

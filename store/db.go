@@ -82,7 +82,7 @@ func (db *DB) begin(ctx context.Context, s schema) error {
 	}
 	return db.View(func(tx *Tx) error {
 		db.revision.Store(tx.rev)
-		id, found, err := metaNodes().Get(tx, keyNode)
+		id, found, err := metaNode().Get(tx, keyNode)
 		if err == nil && !found {
 			err = fmt.Errorf("%w: it has no node identity", ErrCorrupt)
 		}
@@ -109,10 +109,11 @@ func (db *DB) View(fn func(*Tx) error) error {
 	}
 	return db.bolt.View(func(b *bbolt.Tx) error {
 		tx := &Tx{bolt: b}
-		var err error
-		if tx.rev, _, err = metaNumbers().Get(tx, keyRevision); err != nil {
+		s, err := tx.state()
+		if err != nil {
 			return fmt.Errorf("read store: %w", err)
 		}
+		tx.rev = s.Revision
 		if err := fn(tx); err != nil {
 			return err
 		}

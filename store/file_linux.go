@@ -64,13 +64,7 @@ func create(path string) (*bbolt.DB, error) {
 	if err != nil {
 		return nil, readOnly(full(err))
 	}
-	err = bolt.Update(func(b *bbolt.Tx) error {
-		tx := &Tx{bolt: b}
-		if err := found(tx, current().version); err != nil {
-			return err
-		}
-		return metaNumbers().Put(tx, keyRevision, 1)
-	})
+	err = bolt.Update(func(b *bbolt.Tx) error { return found(&Tx{bolt: b}, current().version) })
 	if err == nil {
 		// The lock belongs to the open file and goes with it to the new name.
 		err = unix.Renameat2(unix.AT_FDCWD, draft, unix.AT_FDCWD, path, unix.RENAME_NOREPLACE)

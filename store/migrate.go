@@ -2,6 +2,7 @@ package store
 
 import (
 	"context"
+	"errors"
 	"fmt"
 
 	"github.com/google/uuid"
@@ -9,14 +10,54 @@ import (
 
 // What the store knows about itself.
 const (
-	metaName    = "meta"
-	keySchema   = "schema"
-	keyRevision = "revision"
-	keyNode     = "node"
+	metaName  = "meta"
+	keySchema = "schema"
+	keyNode   = "node"
+	keyState  = "state"
 )
 
-func metaNumbers() Bucket[uint64]  { return Bucket[uint64]{metaName} }
-func metaNodes() Bucket[uuid.UUID] { return Bucket[uuid.UUID]{metaName} }
+func metaSchema() Bucket[uint64]  { return Bucket[uint64]{metaName} }
+func metaNode() Bucket[uuid.UUID] { return Bucket[uuid.UUID]{metaName} }
+func metaState() Bucket[state]    { return Bucket[state]{metaName} }
+
+// state changes with every commit.
+type state struct {
+	Revision uint64           `json:"revision"`
+	Tally    map[string]tally `json:"tally"` // by bucket
+}
+
+// state reads it. Its absence is damage: it is made with the file.
+func (tx *Tx) state() (state, error) {
+	s, found, err := metaState().Get(tx, keyState)
+	if err == nil && !found {
+		err = fmt.Errorf("%w: it has no revision", ErrCorrupt)
+	}
+	return s, err
+}
+
+// note counts a write.
+func (tx *Tx) note(bucket string, change tally) {
+	tx.changes++
+	if tx.tally == nil {
+		tx.tally = make(map[string]tally)
+	}
+	tx.tally[bucket] = tx.tally[bucket].plus(change)
+}
+
+// seal writes the state that the transaction makes.
+func (tx *Tx) seal() error {
+	s, err := tx.state()
+	if err != nil {
+		return err
+	}
+	s.Revision = tx.rev
+	for bucket, change := range tx.tally {
+		if bucket != metaName {
+			s.Tally[bucket] = s.Tally[bucket].plus(change)
+		}
+	}
+	return metaState().Put(tx, keyState, s)
+}
 
 // schema is a version of the file's contents, and the way to it.
 type schema struct {
@@ -32,7 +73,7 @@ func (db *DB) migrate(ctx context.Context, s schema) error {
 	var have uint64
 	var found bool
 	err := db.View(func(tx *Tx) (err error) {
-		have, found, err = metaNumbers().Get(tx, keySchema)
+		have, found, err = metaSchema().Get(tx, keySchema)
 		return err
 	})
 	switch {
@@ -56,7 +97,7 @@ func (db *DB) migrate(ctx context.Context, s schema) error {
 				return fmt.Errorf("migrate schema %d to %d: %w", v, v+1, err)
 			}
 		}
-		return metaNumbers().Put(tx, keySchema, s.version)
+		return metaSchema().Put(tx, keySchema, s.version)
 	})
 }
 
@@ -66,8 +107,9 @@ func found(tx *Tx, version uint64) error {
 	if err != nil {
 		return fmt.Errorf("make node identity: %w", err)
 	}
-	if err := metaNodes().Put(tx, keyNode, id); err != nil {
-		return err
-	}
-	return metaNumbers().Put(tx, keySchema, version)
+	return errors.Join(
+		metaNode().Put(tx, keyNode, id),
+		metaSchema().Put(tx, keySchema, version),
+		metaState().Put(tx, keyState, state{Revision: 1, Tally: map[string]tally{}}),
+	)
 }
