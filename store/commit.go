@@ -186,7 +186,14 @@ func (db *DB) beginWrite() (*Tx, error) {
 	if err != nil {
 		return nil, fmt.Errorf("update store: %w", err)
 	}
-	return &Tx{bolt: b, rev: db.revision.Load() + 1}, nil
+	tx := &Tx{bolt: b}
+	s, err := tx.state()
+	if err != nil {
+		db.rollback(tx)
+		return nil, fmt.Errorf("update store: %w", err)
+	}
+	tx.rev = s.Revision + 1
+	return tx, nil
 }
 
 func (db *DB) rollback(tx *Tx) {

@@ -17,7 +17,6 @@ import (
 const (
 	childVerify = "-child-verify" // examines the file
 	childLock   = "-child-lock"   // holds the file open until its input ends
-	childMounts = "-child-mounts" // runs a test in a mount namespace of its own
 )
 
 func TestMain(m *testing.M) {
