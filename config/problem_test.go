@@ -29,15 +29,15 @@ func TestBestEffort(t *testing.T) {
 	}
 }
 
-// TestHostileFiles are as large as a file may be, and made to be slow to read or deep to walk.
+// TestHostileFiles are half as large as a file may be, and made to be slow to read or deep to walk.
 func TestHostileFiles(t *testing.T) {
 	for name, unit := range map[string]string{
 		"open brackets": "[", "open tables": "a={", "nested arrays": "a=[[[[", "unknown keys": "ab=1\n", "long key": "k",
 		"pools": "[[pool]]\n", "peers": "[[bgp.peer]]\n", "same key": "log.level=''\n", "headers": "[log]\n", "dots": "a.",
 		"open strings": "a=\"\"\"\n", "open arrays": "a=[\"\",\n", "bad lines": "=\n", "nothing": "\x00", "list": "a=[\n1\n2\n",
 	} {
-		text := strings.Repeat(unit, 1<<20/len(unit))
-		path := write(t, map[string]string{"fairlead.toml": text, "conf.d/a.toml": "[bgp.peer.x]\ny=" + text[:1<<19]})
+		text := strings.Repeat(unit, 1<<19/len(unit))
+		path := write(t, map[string]string{"fairlead.toml": text, "conf.d/a.toml": "[bgp.peer.x]\ny=" + text[:1<<18]})
 		if got := problems(t, path); got == "" || len(got) > 1<<17 {
 			t.Errorf("%s: got %d bytes of problems", name, len(got))
 		}

@@ -3,7 +3,6 @@ package config
 import (
 	"bytes"
 	"errors"
-	"slices"
 	"sort"
 	"strconv"
 	"strings"
@@ -183,7 +182,7 @@ func (s *scan) enter(parts []part, written kind) {
 		if written == table {
 			s.add(at, "[%s] can be there several times: write [[%s]]", path, path)
 		}
-		s.here = s.append(path, at)
+		s.here = s.begin(path, at)
 		return
 	case k != table:
 		s.add(at, "%s is %s, not a table", path, k.want())
@@ -198,7 +197,8 @@ func (s *scan) enter(parts []part, written kind) {
 	s.here = place{table: path}
 }
 
-func (s *scan) append(path string, at position) place {
+// begin starts another element of a list of tables.
+func (s *scan) begin(path string, at position) place {
 	e := &element{table: path, at: at, fields: map[string]assignment{}}
 	s.elements = append(s.elements, e)
 	return place{table: path, element: e}
@@ -306,7 +306,7 @@ func (s *scan) inlineList(path string, n *unstable.Node, at position) {
 			s.add(at, "%s: want a list of tables, got %s in it", path, describe(it.Node()))
 			return
 		}
-		s.inline(s.append(path, s.position(s.base+int(it.Node().Raw.Offset))), it.Node())
+		s.inline(s.begin(path, s.position(s.base+int(it.Node().Raw.Offset))), it.Node())
 	}
 }
 
@@ -340,60 +340,4 @@ func (s *scan) first(here place, path string) (position, bool) {
 	_, name := split(path)
 	a, again := here.element.fields[name]
 	return a.at, again
-}
-
-// convert makes a Go value of a TOML one, or says why it is not of the kind.
-func convert(k kind, n *unstable.Node) (value any, complaint string) {
-	switch {
-	case (k == text || k == duration) && n.Kind == unstable.String:
-		return string(n.Data), ""
-	case k == flag && n.Kind == unstable.Bool:
-		return n.Data[0] == 't', ""
-	case k == integer && n.Kind == unstable.Integer:
-		i, err := strconv.ParseInt(string(n.Data), 0, 64)
-		if err != nil {
-			return nil, quoteless(string(n.Data)) + " is out of range"
-		}
-		return i, ""
-	case k == list && n.Kind == unstable.Array:
-		return convertList(n)
-	case n.Kind == unstable.String && slices.Contains([]kind{integer, flag}, k):
-		return nil, "want " + k.want() + " without quotes, got " + quote(string(n.Data))
-	}
-	return nil, "want " + k.want() + ", got " + describe(n)
-}
-
-func convertList(n *unstable.Node) (value any, complaint string) {
-	words := []string{}
-	for it := n.Children(); it.Next(); {
-		if it.Node().Kind != unstable.String {
-			return nil, "want " + list.want() + ", got " + describe(it.Node()) + " in it"
-		}
-		words = append(words, string(it.Node().Data))
-	}
-	return words, ""
-}
-
-// describe names what a value is.
-func describe(n *unstable.Node) string {
-	switch n.Kind {
-	case unstable.String:
-		return "the string " + quote(string(n.Data))
-	case unstable.Bool, unstable.Integer, unstable.Float:
-		return quoteless(string(n.Data))
-	case unstable.Array:
-		return "a list"
-	case unstable.InlineTable:
-		return "a table"
-	}
-	return "a date or time"
-}
-
-// quoteless is a number or bool as it was written, cut where it goes on for too long.
-func quoteless(s string) string {
-	const most = 32
-	if len(s) > most {
-		return s[:most] + "…"
-	}
-	return s
 }
