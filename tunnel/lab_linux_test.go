@@ -34,13 +34,24 @@ type host struct {
 func newHost(t *testing.T) host {
 	t.Helper()
 	h := host{Host: nettest.NewHost(t, "a"), far: nettest.NewHost(t, "far")}
+	// No addresses but those given, and those at once, so that the state of the kernel can be compared.
+	for _, n := range []*nettest.Host{h.Host, h.far} {
+		n.Sysctl("net/ipv6/conf/default/accept_dad", "0")
+		n.Sysctl("net/ipv6/conf/default/addr_gen_mode", "1")
+	}
 	nettest.Wire(t, h.Host, "uplink", h.far, "cable")
-	h.Sysctl("net/ipv6/conf/uplink/accept_dad", "0")
 	h.IP("addr add 192.0.2.1/24 dev uplink")
 	h.IP("-6 addr add 2001:db8:1::1/64 dev uplink nodad")
+	eventually(t, "the IPv6 address is there and the links have settled", func() bool {
+		return strings.Contains(h.IP("-6 route show table local"), "local 2001:db8:1::1") &&
+			settled(h.Host, "uplink") && settled(h.far, "cable")
+	})
 	h.k = open(t, h.Host)
 	return h
 }
+
+// settled tells that the kernel has announced the state of a link, which may be up to a second after it is up.
+func settled(h *nettest.Host, dev string) bool { return strings.Contains(h.IP("link show "+dev), "state UP") }
 
 func open(t *testing.T, h *nettest.Host) *tunnel.Kernel {
 	t.Helper()
@@ -88,9 +99,13 @@ func world(h *nettest.Host) string {
 	for _, args := range []string{
 		"-4 route show table all", "-6 route show table all", "-4 rule", "-6 rule", "neigh show nud permanent", "-d link", "addr",
 	} {
-		all = append(all, "# "+args+"\n"+h.IP(args))
+		for line := range strings.Lines("# " + args + "\n" + h.IP(args)) {
+			if !strings.HasPrefix(line, "multicast ff00::/8") { // comes some time after its link
+				all = append(all, line)
+			}
+		}
 	}
-	return strings.Join(all, "\n")
+	return strings.Join(all, "")
 }
 
 func addr(s string) netip.Addr     { return netip.MustParseAddr(s) }

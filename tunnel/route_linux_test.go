@@ -58,6 +58,7 @@ func routeHost(t *testing.T) host {
 	h.IP("link add fl0123456789 type veth peer name peer")
 	h.IP("link set fl0123456789 up")
 	h.IP("link set peer up")
+	eventually(t, "the links have settled", func() bool { return settled(h.Host, "fl0123456789") && settled(h.Host, "peer") })
 	withDevices(t, h)
 	return h
 }
