@@ -18,7 +18,7 @@ const lockPause = 20 * time.Millisecond
 
 // openFile opens the file at path for writing, made or examined before.
 func openFile(ctx context.Context, path string, o Options) (*bbolt.DB, error) {
-	if err := os.MkdirAll(filepath.Dir(path), 0o700); err != nil {
+	if err := makeDir(filepath.Dir(path)); err != nil {
 		return nil, readOnly(full(err))
 	}
 	_, err := os.Lstat(path)
@@ -42,6 +42,20 @@ func openFile(ctx context.Context, path string, o Options) (*bbolt.DB, error) {
 		return nil, readOnly(full(err))
 	}
 	return bolt, nil
+}
+
+// makeDir makes the directory and those above it, durably: a new store is no safer than the name of its directory.
+func makeDir(dir string) error {
+	if _, err := os.Stat(dir); err == nil {
+		return nil
+	}
+	if err := makeDir(filepath.Dir(dir)); err != nil {
+		return err
+	}
+	if err := os.Mkdir(dir, 0o700); err != nil && !errors.Is(err, fs.ErrExist) {
+		return err
+	}
+	return syncDir(filepath.Dir(dir))
 }
 
 func boltOptions(timeout time.Duration) *bbolt.Options {

@@ -16,6 +16,7 @@ import (
 // The test binary is also the child processes of its tests.
 const (
 	childVerify = "-child-verify" // examines the file
+	childPuts   = "-child-puts"   // makes a store and puts values, for faults to strike
 	childLock   = "-child-lock"   // holds the file open until its input ends
 )
 
@@ -24,6 +25,8 @@ func TestMain(m *testing.M) {
 		switch os.Args[1] {
 		case childVerify:
 			exit(store.Verify(os.Args[2]))
+		case childPuts:
+			exit(putFour(os.Args[2]))
 		case childLock:
 			exit(holdLock(os.Args[2]))
 		}
