@@ -32,7 +32,7 @@ func TestHostSideDrift(t *testing.T) {
 			c := l.container("web")
 			r := l.row("web", c, 1)
 			l.put(r)
-			index, picture := ifindex(l.host, r.HostIf), l.host.IP("-d link show "+r.HostIf)
+			index, picture := ifindex(l.host, r.HostIf), show(l.host, "-d link show "+r.HostIf)
 			disturb(l.host, r.HostIf)
 			if got, there := l.list(r); there && got == r {
 				t.Errorf("List does not tell: %+v", got)
@@ -43,7 +43,7 @@ func TestHostSideDrift(t *testing.T) {
 			if again := ifindex(l.host, r.HostIf); again != index {
 				t.Errorf("the link was made anew: index %s, then %s", index, again)
 			}
-			if diff := cmp.Diff(picture, l.host.IP("-d link show "+r.HostIf)); diff != "" {
+			if diff := cmp.Diff(picture, show(l.host, "-d link show "+r.HostIf)); diff != "" {
 				t.Errorf("host side (-before +after):\n%s", diff)
 			}
 			if diff := cmp.Diff(wantInside(r), routesInside(c)); diff != "" {
@@ -54,7 +54,7 @@ func TestHostSideDrift(t *testing.T) {
 }
 
 func ifindex(h *nettest.Host, link string) string {
-	index, _, _ := strings.Cut(h.IP("-o link show "+link), ":")
+	index, _, _ := strings.Cut(show(h, "-o link show "+link), ":")
 	return index
 }
 

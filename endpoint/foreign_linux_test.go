@@ -53,7 +53,7 @@ func TestCopiedAliasIsNotOurs(t *testing.T) {
 	l.put(r)
 	other := endpoint.HostIf("db")
 	l.host.IP("link add " + other + " type veth peer name other")
-	_, alias, _ := strings.Cut(l.host.IP("link show "+r.HostIf), "alias ")
+	_, alias, _ := strings.Cut(show(l.host, "link show "+r.HostIf), "alias ")
 	l.host.Run("ip", "link", "set", other, "alias", strings.TrimSpace(alias))
 	rows, err := l.links.List(t.Context())
 	if err != nil || len(rows) != 1 {
@@ -165,41 +165,53 @@ func TestReadOnlySysctl(t *testing.T) {
 	c := l.container("web")
 	r := l.row("web", c, 1)
 	before := snapshot(l.host, c)
-	result := make(chan error)
-	go func() {
-		runtime.LockOSThread() // never unlocked: the thread ends here, with its view of the file system
-		result <- func() error {
-			if err := unix.Unshare(unix.CLONE_FS | unix.CLONE_NEWNS); err != nil {
-				return err
+	err := <-lastThread(func() error {
+		for _, step := range []error{
+			unix.Unshare(unix.CLONE_FS | unix.CLONE_NEWNS),
+			unix.Mount("", "/", "", unix.MS_REC|unix.MS_PRIVATE, ""),
+			unix.Mount("/proc/sys", "/proc/sys", "", unix.MS_BIND, ""),
+			unix.Mount("", "/proc/sys", "", unix.MS_BIND|unix.MS_REMOUNT|unix.MS_RDONLY, ""),
+			enter(l.host.Path),
+		} {
+			if step != nil {
+				return step
 			}
-			if err := unix.Mount("", "/", "", unix.MS_REC|unix.MS_PRIVATE, ""); err != nil {
-				return err
-			}
-			host, err := os.Open(l.host.Path)
-			if err != nil {
-				return err
-			}
-			defer host.Close()
-			if err := unix.Setns(int(host.Fd()), unix.CLONE_NEWNET); err != nil {
-				return err
-			}
-			if err := unix.Mount("/proc/sys", "/proc/sys", "", unix.MS_BIND, ""); err != nil {
-				return err
-			}
-			if err := unix.Mount("", "/proc/sys", "", unix.MS_BIND|unix.MS_REMOUNT|unix.MS_RDONLY, ""); err != nil {
-				return err
-			}
-			err = l.links.Put(t.Context(), r.HostIf, r)
-			if !errors.Is(err, unix.EROFS) || !strings.Contains(err.Error(), "net.ipv6.conf."+r.HostIf) {
-				t.Errorf("Put = %v, want EROFS and the setting", err)
-			}
-			return nil
-		}()
-	}()
-	if err := <-result; err != nil {
+		}
+		err := l.links.Put(t.Context(), r.HostIf, r)
+		if !errors.Is(err, unix.EROFS) || !strings.Contains(err.Error(), "net.ipv6.conf."+r.HostIf) {
+			t.Errorf("Put = %v, want EROFS and the setting", err)
+		}
+		return nil
+	})
+	if err != nil {
 		t.Fatal(err)
 	}
 	if diff := cmp.Diff(before, snapshot(l.host, c)); diff != "" {
 		t.Errorf("what is left (-before +after):\n%s", diff)
 	}
+}
+
+// lastThread runs fn on a thread that ends after it, and so takes its view of the world along. It is not the main one,
+// which does not end.
+func lastThread(fn func() error) <-chan error {
+	result := make(chan error, 1)
+	go func() {
+		runtime.LockOSThread()
+		if unix.Gettid() == unix.Getpid() {
+			defer runtime.UnlockOSThread()
+			result <- <-lastThread(fn)
+			return
+		}
+		result <- fn()
+	}()
+	return result
+}
+
+func enter(path string) error {
+	ns, err := os.Open(path)
+	if err != nil {
+		return err
+	}
+	defer ns.Close()
+	return unix.Setns(int(ns.Fd()), unix.CLONE_NEWNET)
 }

@@ -31,6 +31,9 @@ func furnish(w *wire, v link, r Row, in *interior) error {
 	if err := in.put(w, fittings(r, in)); err != nil {
 		return err
 	}
+	if _, _, err := w.linkAt(in.self.index); err != nil { // with the carrier up to date
+		return err
+	}
 	return settle6(w, r, in)
 }
 

@@ -166,8 +166,17 @@ func (ns namespace) here(fn func() error) (done bool, err error) {
 }
 
 // visit must run on a goroutine of its own: a thread that can not go home stays locked to it, and ends with it.
+//
+// The main thread stays at home, since /proc/PID/ns/net shows what it does to everybody: while it is kept here, another
+// goroutine gets another thread.
 func (ns namespace) visit(fn func() error) error {
 	runtime.LockOSThread()
+	if unix.Gettid() == unix.Getpid() {
+		defer runtime.UnlockOSThread()
+		result := make(chan error, 1)
+		go func() { result <- ns.visit(fn) }()
+		return <-result
+	}
 	home, err := unix.Open(ownNetNS, unix.O_RDONLY|unix.O_CLOEXEC, 0)
 	if err != nil {
 		return fmt.Errorf("open own namespace: %w", err)

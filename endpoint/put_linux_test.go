@@ -71,13 +71,13 @@ func wantInside(r endpoint.Row) string {
 func routesInside(c *nettest.Host) string {
 	var b strings.Builder
 	for _, family := range []string{"-4", "-6"} {
-		for _, line := range strings.Split(c.IP(family+" -o addr show dev eth0"), "\n") {
+		for _, line := range strings.Split(show(c, family+" -o addr show dev eth0"), "\n") {
 			if f := strings.Fields(line); len(f) > 3 && f[5] != "link" {
 				fmt.Fprintf(&b, "addr %s\n", f[3])
 			}
 		}
 		for _, args := range []string{" route show", " neigh show nud permanent"} {
-			for _, line := range strings.Split(c.IP(family+args), "\n") {
+			for _, line := range strings.Split(show(c, family+args), "\n") {
 				if line != "" && !strings.HasPrefix(line, "fe80::/64") {
 					fmt.Fprintln(&b, strings.TrimSpace(line))
 				}
@@ -173,7 +173,7 @@ func snapshot(hosts ...*nettest.Host) string {
 	var b strings.Builder
 	for _, h := range hosts {
 		for _, args := range []string{"-o addr show", "route show table all", "-6 route show table all", "neigh show"} {
-			for _, line := range strings.Split(h.IP(args), "\n") {
+			for _, line := range strings.Split(show(h, args), "\n") {
 				if !strings.Contains(line, " lo ") {
 					fmt.Fprintln(&b, line)
 				}
@@ -225,8 +225,10 @@ func TestPutRollsBack(t *testing.T) {
 // other gives h an interface that is not ours.
 func other(h *nettest.Host) {
 	h.IP("link add other type veth peer name other2")
-	h.IP("link set other up")
-	h.IP("link set other2 up")
+	for _, link := range []string{"other", "other2"} {
+		h.IP("link set " + link + " addrgenmode none")
+		h.IP("link set " + link + " up")
+	}
 }
 
 func TestPutEnablesIPv6WhereTheContainerHasItOff(t *testing.T) {
