@@ -217,7 +217,7 @@ func judgeNetworkd(f *hostFacts) []finding {
 	}
 	return []finding{warning(`mkdir -p /etc/systemd/networkd.conf.d && printf '[Network]\nManageForeignRoutes=no\nManageForeignRoutingPolicyRules=no\n' `+
 		`> /etc/systemd/networkd.conf.d/fairlead.conf && systemctl restart systemd-networkd`,
-		"runs, and deletes our routes whenever it starts: %s is on", strings.Join(missing, " and "))}
+		"runs, and deletes our routes and rules whenever it starts: no %s=no", strings.Join(missing, "=no, "))}
 }
 
 // on is a boolean of systemd that is true unless the last setting says otherwise.

@@ -27,7 +27,7 @@ func (a *app) gather(ctx context.Context) (*hostFacts, error) {
 	f := &hostFacts{}
 	f.config.Settings, f.config.err = a.Settings(a.config)
 	f.daemon = a.askDaemon(ctx)
-	f.kernel = lookAtKernel(ctx)
+	f.kernel = lookAtKernel()
 	address := f.config.Node.Address
 	if !address.IsValid() && f.daemon.up() {
 		address = f.daemon.status.Address
@@ -90,7 +90,7 @@ func peerOf(socket string) int {
 	return pid
 }
 
-func lookAtKernel(ctx context.Context) kernelFacts {
+func lookAtKernel() kernelFacts {
 	k := kernelFacts{root: capable("/proc/self/status")}
 	var u unix.Utsname
 	if unix.Uname(&u) == nil {
@@ -99,25 +99,31 @@ func lookAtKernel(ctx context.Context) kernelFacts {
 	_, err := os.Stat("/sys/kernel/btf/vmlinux")
 	k.btf = err == nil
 	if k.root {
-		k.probes = probeLinks(ctx)
+		k.probes = probeLinks()
 	}
 	return k
 }
 
-// probeLinks tries link kinds in a network namespace that nobody else sees and that goes with its thread. IPIP is not
-// tried: its module puts a tunl0 into every namespace.
-func probeLinks(ctx context.Context) map[string]string {
-	result := make(chan map[string]string, 1)
+// probeLinks tries link kinds in a network namespace that nobody else sees and that goes when its thread has left it.
+// IPIP is not tried: its module puts a tunl0 into every namespace.
+func probeLinks() map[string]string {
+	result := make(chan map[string]string)
 	go func() {
-		runtime.LockOSThread() // and never unlocked: the thread ends, and the namespace with it
-		result <- probeHere()
+		runtime.LockOSThread()
+		home, err := unix.Open("/proc/thread-self/ns/net", unix.O_RDONLY|unix.O_CLOEXEC, 0)
+		if err != nil {
+			result <- nil
+			return
+		}
+		defer unix.Close(home)
+		probes := probeHere()
+		// A thread that can not go home stays locked, so that no other goroutine runs in the wrong namespace.
+		if unix.Setns(home, unix.CLONE_NEWNET) == nil {
+			runtime.UnlockOSThread()
+		}
+		result <- probes
 	}()
-	select {
-	case p := <-result:
-		return p
-	case <-ctx.Done():
-		return nil
-	}
+	return <-result
 }
 
 func probeHere() map[string]string {
@@ -177,8 +183,8 @@ func lookAtFirewalls(ctx context.Context) []firewallFacts {
 		tool, legacy, tables string
 		family               int
 	}{
-		{"iptables-save", "iptables-legacy-save", "/proc/self/net/ip_tables_names", 4},
-		{"ip6tables-save", "ip6tables-legacy-save", "/proc/self/net/ip6_tables_names", 6},
+		{"iptables-save", "iptables-legacy-save", "/proc/thread-self/net/ip_tables_names", 4},
+		{"ip6tables-save", "ip6tables-legacy-save", "/proc/thread-self/net/ip6_tables_names", 6},
 	} {
 		text, err := ask(ctx, t.tool)
 		if errors.Is(err, exec.ErrNotFound) {

@@ -117,8 +117,8 @@ func count(n int, noun string) string {
 	if n == 1 {
 		return "1 " + noun
 	}
-	if rest, ok := strings.CutSuffix(noun, "ss"); ok {
-		return fmt.Sprintf("%d %sses", n, rest)
+	if strings.HasSuffix(noun, "s") {
+		return fmt.Sprintf("%d %ses", n, noun)
 	}
 	return fmt.Sprintf("%d %ss", n, noun)
 }

@@ -32,7 +32,7 @@ func lookAtSockets(p Ports) []socketFacts {
 		if proto == "udp" {
 			port = p.VXLAN
 		}
-		text, _ := os.ReadFile(filepath.Join("/proc/self/net", file))
+		text, _ := os.ReadFile(filepath.Join("/proc/thread-self/net", file))
 		sockets, inodes := parseSockets(proto, string(text))
 		for i, s := range sockets {
 			if int(s.local.Port()) != port {
