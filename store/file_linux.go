@@ -16,6 +16,10 @@ import (
 // lockPause is the time between two tries for a lock that somebody else holds.
 const lockPause = 20 * time.Millisecond
 
+// room is what a new file has at once, in bytes: enough for some thousand leases. A disk that fills up later does not
+// stop a node that stays within it, and a sync that has no new blocks to note is faster.
+const room = 1 << 20
+
 // openFile opens the file at path for writing, made or examined before.
 func openFile(ctx context.Context, path string, o Options) (*bbolt.DB, error) {
 	if err := makeDir(filepath.Dir(path)); err != nil {
@@ -60,11 +64,10 @@ func makeDir(dir string) error {
 
 func boltOptions(timeout time.Duration) *bbolt.Options {
 	return &bbolt.Options{
-		Timeout:      timeout,
-		FreelistType: bbolt.FreelistMapType,
-		NoStatistics: true,
-		// The file grows to this at once, as a hole, instead of by doubling from 32 KiB with a sync each time.
-		InitialMmapSize: 1 << 20,
+		Timeout:         timeout,
+		FreelistType:    bbolt.FreelistMapType,
+		NoStatistics:    true,
+		InitialMmapSize: room,
 	}
 }
 
@@ -73,23 +76,43 @@ func boltOptions(timeout time.Duration) *bbolt.Options {
 func create(path string) (*bbolt.DB, error) {
 	draft := path + ".new"
 	o := boltOptions(time.Second)
-	o.OpenFile = func(name string, flag int, mode os.FileMode) (*os.File, error) { return openDraft(name, flag, mode) }
+	o.OpenFile = openDraft
 	bolt, err := bbolt.Open(draft, 0o600, o)
 	if err != nil {
 		return nil, readOnly(full(err))
 	}
-	err = bolt.Update(func(b *bbolt.Tx) error { return found(&Tx{bolt: b}, current().version) })
-	if err == nil {
-		// The lock belongs to the open file and goes with it to the new name.
-		err = unix.Renameat2(unix.AT_FDCWD, draft, unix.AT_FDCWD, path, unix.RENAME_NOREPLACE)
-	}
-	if err == nil {
-		err = syncDir(filepath.Dir(path))
-	}
-	if err != nil {
+	if err := settle(bolt, draft, path); err != nil {
+		_ = os.Remove(draft) // half a store is of no use, and can be what fills the disk
 		return nil, errors.Join(full(err), bolt.Close())
 	}
 	return bolt, nil
+}
+
+// settle makes a whole store of a draft. The lock belongs to the open file and goes with it to the new name.
+func settle(bolt *bbolt.DB, draft, path string) error {
+	if err := makeRoom(draft); err != nil {
+		return err
+	}
+	if err := bolt.Update(func(b *bbolt.Tx) error { return found(&Tx{bolt: b}, current().version) }); err != nil {
+		return err
+	}
+	if err := unix.Renameat2(unix.AT_FDCWD, draft, unix.AT_FDCWD, path, unix.RENAME_NOREPLACE); err != nil {
+		return err
+	}
+	return syncDir(filepath.Dir(path))
+}
+
+// makeRoom writes zeros behind what the file has.
+func makeRoom(name string) error {
+	f, err := os.OpenFile(name, os.O_WRONLY|os.O_APPEND, 0)
+	if err != nil {
+		return err
+	}
+	info, err := f.Stat()
+	if err == nil {
+		_, err = f.Write(make([]byte, max(0, room-info.Size())))
+	}
+	return errors.Join(err, f.Sync(), f.Close())
 }
 
 // openDraft opens the draft of a new store empty, whatever an interrupted attempt left in it.
