@@ -1,0 +1,44 @@
+package config
+
+import (
+	"github.com/fairlead-net/fairlead/agent"
+	"github.com/fairlead-net/fairlead/bgp"
+	"github.com/fairlead-net/fairlead/ipam"
+	"github.com/fairlead-net/fairlead/tunnel"
+)
+
+// Agent is the config in the words of the rooms below.
+func (c Config) Agent() agent.Config {
+	a := agent.Config{
+		File:     c.File,
+		Node:     agent.Node{Name: c.Node.Name, Address: c.Node.Address, MTU: c.Node.MTU},
+		BGP:      c.BGP.speaker(),
+		Tunnel:   tunnel.Config{Mode: tunnel.Mode(c.Tunnel.Mode), VNI: c.Tunnel.VNI, Port: int(c.Tunnel.VXLANPort)},
+		Interval: c.Reconcile.Interval,
+		Socket:   c.API.Socket,
+	}
+	if c.API.Metrics.IsValid() {
+		a.Metrics = c.API.Metrics.String()
+	}
+	for _, p := range c.Pools {
+		a.Pools = append(a.Pools, ipam.Pool{
+			Name: p.Name, CIDR: p.CIDR, Block: p.Block, Reserve: p.Reserve, NATOutgoing: p.NATOutgoing,
+			ReuseDelay: p.ReuseDelay,
+		})
+	}
+	return a
+}
+
+func (b BGP) speaker() bgp.Config {
+	s := bgp.Config{
+		ASN: b.ASN, RouterID: b.RouterID, Listen: b.Listen, Port: b.Port, HoldTime: b.HoldTime,
+		GracefulRestart: b.GracefulRestart, RestartTime: b.RestartTime, MaxPrefixes: b.MaxPrefixes,
+	}
+	for _, p := range b.Peers {
+		s.Peers = append(s.Peers, bgp.PeerConfig{
+			Address: p.Address, Role: bgp.Role(p.Role), ASN: p.ASN, Password: string(p.Password),
+			TTLSecurity: p.TTLSecurity, HoldTime: p.HoldTime, MaxPrefixes: b.MaxPrefixes,
+		})
+	}
+	return s
+}
