@@ -51,7 +51,9 @@ func newHost(t *testing.T) host {
 }
 
 // settled tells that the kernel has announced the state of a link, which may be up to a second after it is up.
-func settled(h *nettest.Host, dev string) bool { return strings.Contains(h.IP("link show "+dev), "state UP") }
+func settled(h *nettest.Host, dev string) bool {
+	return strings.Contains(h.IP("link show "+dev), "state UP")
+}
 
 func open(t *testing.T, h *nettest.Host) *tunnel.Kernel {
 	t.Helper()

@@ -60,26 +60,24 @@ func (in Input) ways(p netip.Prefix, nextHops []netip.Addr) (best []way, reason 
 			best = append(best, w)
 		}
 	}
-	return best[:min(len(best), MaxHops)], reason
+	return best[:min(len(best), MaxHops)], cmp.Or(reason, ReasonUnreachable)
 }
 
-// hop plans one next hop. Through a tunnel it stands on the peer's neighbour and forwarding entry and brings the route
-// to the peer itself for packets from a pool.
+// hop plans one next hop. Through a tunnel it stands on the peer's neighbour and forwarding entry, and it brings the
+// route to the peer itself for packets from a pool. That one is of the prefix's family only: how the peer answers in the
+// other family is told by the peer's prefixes of that family.
 func (r *Rows) hop(in Input, p netip.Prefix, w way) NextHop {
 	if w.encap == Direct {
 		return NextHop{Via: w.next, Dev: w.hop.Dev}
 	}
-	dev, via := deviceOf(w.next), gateway(p, w.next)
-	mac := VTEPMAC(w.next)
+	dev, mac := deviceOf(w.next), VTEPMAC(w.next)
+	hop := NextHop{Via: gateway(p, w.next), Dev: dev, OnLink: true}
 	r.FDB[FDBKey{dev, mac}] = w.next
-	r.Neighbours[NeighKey{dev, via}] = mac
-	r.Neighbours[NeighKey{dev, w.next}] = mac
-	r.Routes[RouteKey{Table, host(w.next)}] = Route{
-		Kind: Unicast,
-		Hops: SortHops([]NextHop{{Via: w.next, Dev: dev, OnLink: true}}),
-		MTU:  in.limit(w),
+	r.Neighbours[NeighKey{dev, hop.Via}] = mac
+	if p.Addr().Is4() == w.next.Is4() {
+		r.Routes[RouteKey{Table, host(w.next)}] = Route{Kind: Unicast, Hops: SortHops([]NextHop{hop}), MTU: in.limit(w)}
 	}
-	return NextHop{Via: via, Dev: dev, OnLink: true}
+	return hop
 }
 
 // room is the largest packet that gets to the next hop.
