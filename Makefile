@@ -89,21 +89,21 @@ bench-%: deps build ## a comparison: bench-ipam, bench-attach, bench-scale
 generate: ## generated code, from its sources
 	go generate ./...
 
-install: bin/fairlead ## onto this host: binary, units, drop-ins, completion, a first config (PREFIX, DESTDIR)
+bin/completion.%: bin/fairlead
+	bin/fairlead completion $* > $@
+
+install: bin/fairlead bin/completion.bash bin/completion.zsh bin/completion.fish ## onto this host: binary, units, drop-ins, completion, a first config (PREFIX, DESTDIR)
 	install -D -m 0755 bin/fairlead $(DESTDIR)$(PREFIX)/bin/fairlead
-	install -d $(DESTDIR)$(LIBDIR)/systemd/system
-	sed 's|/usr/local/bin/|$(PREFIX)/bin/|' systemd/fairlead.service > $(DESTDIR)$(LIBDIR)/systemd/system/fairlead.service
-	chmod 0644 $(DESTDIR)$(LIBDIR)/systemd/system/fairlead.service
+	sed 's|/usr/local/bin/|$(PREFIX)/bin/|' systemd/fairlead.service > bin/fairlead.service
+	install -D -m 0644 bin/fairlead.service $(DESTDIR)$(LIBDIR)/systemd/system/fairlead.service
 	install -D -m 0644 systemd/10-fairlead.link $(DESTDIR)$(LIBDIR)/systemd/network/10-fairlead.link
 	install -D -m 0644 systemd/10-fairlead.network $(DESTDIR)$(LIBDIR)/systemd/network/10-fairlead.network
 	install -D -m 0644 systemd/networkd-fairlead.conf $(DESTDIR)$(LIBDIR)/systemd/networkd.conf.d/fairlead.conf
 	install -D -m 0644 systemd/fairlead.sysusers $(DESTDIR)$(LIBDIR)/sysusers.d/fairlead.conf
 	install -D -m 0644 systemd/NetworkManager-fairlead.conf $(DESTDIR)$(NMDIR)/fairlead.conf
-	install -d $(DESTDIR)$(PREFIX)/share/bash-completion/completions $(DESTDIR)$(PREFIX)/share/zsh/site-functions \
-	  $(DESTDIR)$(PREFIX)/share/fish/vendor_completions.d
-	bin/fairlead completion bash > $(DESTDIR)$(PREFIX)/share/bash-completion/completions/fairlead
-	bin/fairlead completion zsh > $(DESTDIR)$(PREFIX)/share/zsh/site-functions/_fairlead
-	bin/fairlead completion fish > $(DESTDIR)$(PREFIX)/share/fish/vendor_completions.d/fairlead.fish
+	install -D -m 0644 bin/completion.bash $(DESTDIR)$(PREFIX)/share/bash-completion/completions/fairlead
+	install -D -m 0644 bin/completion.zsh $(DESTDIR)$(PREFIX)/share/zsh/site-functions/_fairlead
+	install -D -m 0644 bin/completion.fish $(DESTDIR)$(PREFIX)/share/fish/vendor_completions.d/fairlead.fish
 	install -D -m 0644 config.example.toml $(DESTDIR)$(PREFIX)/share/doc/fairlead/config.example.toml
 	install -D -m 0644 LICENSE $(DESTDIR)$(PREFIX)/share/doc/fairlead/LICENSE
 	@# A config that is there stays, whatever its owner made of it.
