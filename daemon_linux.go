@@ -31,13 +31,14 @@ func run(ctx context.Context, o cli.RunOptions) error {
 	if err != nil {
 		return err
 	}
-	log := logger(cfg.Log)
+	level := new(slog.LevelVar)
+	log := logger(cfg.Log, level)
 	h, err := open(ctx, cfg, o, log)
 	if err != nil {
 		return err
 	}
 	defer h.close()
-	src := &source{path: o.Config, now: cfg, found: h.address}
+	src := &source{path: o.Config, now: cfg, found: h.address, level: level}
 	a, err := h.agent(src, log)
 	if err != nil {
 		return err
@@ -126,7 +127,7 @@ func (h *host) openKernel(ctx context.Context) (err error) {
 	}
 	h.address = u.Address
 	h.cfg = h.cfg.WithAddress(h.address)
-	return nil
+	return h.cfg.CheckPeers()
 }
 
 func (h *host) agent(src agent.Source, log *slog.Logger) (*agent.Agent, error) {
@@ -197,8 +198,10 @@ func (h *host) close() {
 	}
 }
 
-func logger(l config.Log) *slog.Logger {
-	opts := &slog.HandlerOptions{Level: l.Level}
+// logger writes to standard error. Its level follows the config while the daemon runs.
+func logger(l config.Log, level *slog.LevelVar) *slog.Logger {
+	level.Set(l.Level)
+	opts := &slog.HandlerOptions{Level: level}
 	if l.Format == "json" {
 		return slog.New(slog.NewJSONHandler(os.Stderr, opts))
 	}

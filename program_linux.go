@@ -1,6 +1,7 @@
 package main
 
 import (
+	"cmp"
 	"context"
 	"errors"
 	"fmt"
@@ -40,6 +41,7 @@ func version() string {
 type source struct {
 	path  string
 	found netip.Addr // the node's address where the file leaves it to us
+	level *slog.LevelVar
 
 	mu  sync.Mutex
 	now config.Config
@@ -53,18 +55,17 @@ func (s *source) Reload() (agent.Config, []string, error) {
 	if err != nil {
 		return agent.Config{}, nil, err
 	}
-	var keys, fixed []string
-	for _, c := range config.Changed(s.now, next) {
-		keys = append(keys, c.Key)
-		if c.Restart {
-			fixed = append(fixed, c.Key)
-		}
+	full := next.WithAddress(s.found)
+	if err := full.CheckPeers(); err != nil {
+		return agent.Config{}, nil, err
 	}
-	if len(fixed) > 0 {
+	changes := config.Changed(s.now, next)
+	if fixed := changes.Restart().Keys(); len(fixed) > 0 {
 		return agent.Config{}, nil, fmt.Errorf("%s can change only with a restart: systemctl restart fairlead", strings.Join(fixed, ", "))
 	}
 	s.now = next
-	return next.WithAddress(s.found).Agent(), keys, nil
+	s.level.Set(next.Log.Level)
+	return full.Agent(), changes.Keys(), nil
 }
 
 // watched tells whether the file is to be applied whenever it is written.
@@ -102,10 +103,7 @@ func reloads(ctx context.Context, a *agent.Agent, src *source, log *slog.Logger)
 // check is `fairlead check`.
 func check(path string) (cli.Verdict, error) {
 	cfg, err := load(path)
-	v := cli.Verdict{File: cfg.File}
-	if path != "" {
-		v.File = path
-	}
+	v := cli.Verdict{File: cmp.Or(path, cfg.File, config.DefaultPath)}
 	var problems config.Problems
 	if errors.As(err, &problems) {
 		v.Problems = problems.Strings()
@@ -154,7 +152,7 @@ func uninstall(ctx context.Context, path string) (cli.Removed, error) {
 		return cli.Removed{}, err
 	}
 	defer h.close()
-	a, err := h.agent(&source{path: path, now: cfg, found: h.address}, log)
+	a, err := h.agent(&source{path: path, now: cfg, found: h.address, level: new(slog.LevelVar)}, log)
 	if err != nil {
 		return cli.Removed{}, err
 	}

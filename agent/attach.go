@@ -5,8 +5,8 @@ import (
 	"errors"
 	"fmt"
 	"net/netip"
-	"regexp"
 	"slices"
+	"strings"
 
 	"github.com/google/uuid"
 
@@ -27,6 +27,8 @@ var (
 const (
 	defaultNetwork = "default"
 	defaultIfName  = "eth0"
+	maxName        = 128
+	maxIfName      = 15 // IFNAMSIZ less the final zero
 	maxLabels      = 64
 	maxLabel       = 1024 // bytes of key and value together
 )
@@ -85,10 +87,14 @@ func (a *Agent) Detach(ctx context.Context, name string) error {
 	return nil
 }
 
-var (
-	goodName   = regexp.MustCompile(`^[A-Za-z0-9][A-Za-z0-9_.-]{0,127}$`)
-	goodIfName = regexp.MustCompile(`^[A-Za-z0-9_.-]{1,15}$`)
-)
+// plain tells whether s is of letters, digits, '_', '.', '-', at most most of them, and does not begin with a sign.
+func plain(s string, most int) bool {
+	sign := func(c rune) bool { return strings.ContainsRune("_.-", c) }
+	other := func(c rune) bool {
+		return !sign(c) && (c < '0' || c > '9') && (c < 'A' || c > 'Z') && (c < 'a' || c > 'z')
+	}
+	return s != "" && len(s) <= most && !sign(rune(s[0])) && strings.IndexFunc(s, other) < 0
+}
 
 func checkAttach(req *AttachRequest) error {
 	if req.IfName == "" {
@@ -105,10 +111,10 @@ func checkAttach(req *AttachRequest) error {
 		size = max(size, len(k)+len(v))
 	}
 	switch {
-	case !goodName.MatchString(req.Name):
+	case !plain(req.Name, maxName):
 		return fmt.Errorf("%w: name %q: use 1 to 128 letters, digits, '_', '.', '-', the first a letter or digit", ErrBadRequest, req.Name)
-	case !goodIfName.MatchString(req.IfName) || req.IfName == "." || req.IfName == ".." || req.IfName == "lo":
-		return fmt.Errorf("%w: ifname %q: use 1 to 15 letters, digits, '_', '.', '-', and not lo", ErrBadRequest, req.IfName)
+	case !plain(req.IfName, maxIfName) || req.IfName == "lo":
+		return fmt.Errorf("%w: ifname %q: use 1 to 15 letters, digits, '_', '.', '-', the first a letter or digit, and not lo", ErrBadRequest, req.IfName)
 	case req.Network != defaultNetwork:
 		return fmt.Errorf("%w: network %q: this node has only the network %q", ErrNotFound, req.Network, defaultNetwork)
 	case req.PID < 0 || req.PID > 0 && req.NetNS != "":

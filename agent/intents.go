@@ -112,7 +112,7 @@ func (a *Agent) forget(ctx context.Context, in inputs) error {
 
 // LeaseAddress gives an address to an owner who keeps it until giving it back.
 func (a *Agent) LeaseAddress(ctx context.Context, req LeaseRequest) (Lease, error) {
-	if !goodName.MatchString(req.Owner) {
+	if !plain(req.Owner, maxName) {
 		return Lease{}, fmt.Errorf("%w: owner %q: use 1 to 128 letters, digits, '_', '.', '-'", ErrBadRequest, req.Owner)
 	}
 	if req.Pool == "" {
