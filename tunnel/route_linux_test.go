@@ -33,8 +33,8 @@ func routeCases() map[string]tunnel.Route {
 		"10.88.6.0/24": {Kind: tunnel.Unicast, Source: src4, Hops: hops(
 			tunnel.NextHop{Via: addr("2001:db8:1::2"), Dev: "uplink"})},
 		"10.88.7.0/24": {Kind: tunnel.Unicast, Source: src4, Hops: hops(
-			tunnel.NextHop{Via: addr("2001:db8:2::3"), Dev: tunnel.Device6, OnLink: true},
-			tunnel.NextHop{Via: addr("2001:db8:2::4"), Dev: tunnel.Device6, OnLink: true})},
+			tunnel.NextHop{Via: tunnel.LinkLocal(addr("2001:db8:2::3")), Dev: tunnel.Device6, OnLink: true},
+			tunnel.NextHop{Via: tunnel.LinkLocal(addr("2001:db8:2::4")), Dev: tunnel.Device6, OnLink: true})},
 		"10.88.1.7/32": {Kind: tunnel.Unicast, Source: src4, Hops: hops(tunnel.NextHop{Dev: "fl0123456789"})},
 
 		"2001:db8:88:1::/64": {Kind: tunnel.Blackhole},
@@ -46,7 +46,7 @@ func routeCases() map[string]tunnel.Route {
 			tunnel.NextHop{Via: addr("2001:db8:1::9"), Dev: "uplink"}, tunnel.NextHop{Via: addr("2001:db8:1::3"), Dev: "uplink"},
 			tunnel.NextHop{Via: addr("2001:db8:1::4"), Dev: "uplink"})},
 		"2001:db8:88:5::/64": {Kind: tunnel.Unicast, Source: src6, Hops: hops(
-			tunnel.NextHop{Via: addr("2001:db8:2::3"), Dev: tunnel.Device6, OnLink: true},
+			tunnel.NextHop{Via: tunnel.LinkLocal(addr("2001:db8:2::3")), Dev: tunnel.Device6, OnLink: true},
 			tunnel.NextHop{Via: tunnel.LinkLocal(addr("198.51.100.3")), Dev: tunnel.Device4, OnLink: true})},
 		"2001:db8:88:1::7/128": {Kind: tunnel.Unicast, Source: src6, Hops: hops(tunnel.NextHop{Dev: "fl0123456789"})},
 	}

@@ -35,11 +35,23 @@ func VTEPMAC(vtep netip.Addr) MAC {
 	return MAC{0x06, h[0], h[1], h[2], h[3], h[4]}
 }
 
-// LinkLocal is the gateway that IPv6 prefixes use behind an IPv4 VTEP: the kernel takes no IPv4 gateway for them. It has
-// the shape of an ISATAP identifier (RFC 5214), so that the VTEP can be read from it.
+// LinkLocal is the IPv6 gateway that stands for a VTEP on its tunnel device.
+//
+// Behind an IPv4 VTEP it is for IPv6 prefixes, which take no IPv4 gateway; it has the shape of an ISATAP identifier (RFC
+// 5214), so that the VTEP can be read from it. Behind an IPv6 VTEP it is for every prefix: Linux refuses a gateway on one
+// link that a route already finds on another, as it does a VTEP on the link of the underlay, unless it is link-local.
 func LinkLocal(vtep netip.Addr) netip.Addr {
-	a := vtep.Unmap().As4()
-	return netip.AddrFrom16([16]byte{0: 0xfe, 1: 0x80, 10: 0x5e, 11: 0xfe, 12: a[0], 13: a[1], 14: a[2], 15: a[3]})
+	vtep = vtep.Unmap()
+	g := [16]byte{0: 0xfe, 1: 0x80, 10: 0x5e, 11: 0xfe}
+	if vtep.Is4() {
+		a := vtep.As4()
+		copy(g[12:], a[:])
+		return netip.AddrFrom16(g)
+	}
+	a := vtep.As16()
+	h := sha256.Sum256(a[:])
+	copy(g[8:], h[:8])
+	return netip.AddrFrom16(g)
 }
 
 // deviceOf names the tunnel device that leads to a VTEP.
@@ -52,8 +64,8 @@ func deviceOf(vtep netip.Addr) string {
 
 // gateway is the address that a prefix is routed to on the tunnel device.
 func gateway(p netip.Prefix, vtep netip.Addr) netip.Addr {
-	if p.Addr().Is6() && vtep.Is4() {
-		return LinkLocal(vtep)
+	if p.Addr().Is4() && vtep.Is4() {
+		return vtep
 	}
-	return vtep
+	return LinkLocal(vtep)
 }
