@@ -59,7 +59,7 @@ func TestInstallKeepsTheConfigThatIsThere(t *testing.T) {
 	root := install(t)
 	config := filepath.Join(root, "etc/fairlead/fairlead.toml")
 	const mine = "# mine\n"
-	if err := os.WriteFile(config, []byte(mine), 0o600); err != nil {
+	if err := os.WriteFile(config, []byte(mine), 0o644); err != nil {
 		t.Fatal(err)
 	}
 	for _, goal := range []string{"install", "uninstall"} {
@@ -68,7 +68,7 @@ func TestInstallKeepsTheConfigThatIsThere(t *testing.T) {
 			t.Errorf("the config after make %s: %q", goal, got)
 		}
 	}
-	if got := files(t, root); !slices.Equal(got, []string{"-rw------- etc/fairlead/fairlead.toml"}) {
+	if got := files(t, root); !slices.Equal(got, []string{"-rw-r--r-- etc/fairlead/fairlead.toml"}) {
 		t.Errorf("left by make uninstall: %q", got)
 	}
 }
