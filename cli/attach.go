@@ -140,7 +140,7 @@ func (a *app) doAttach(cmd *cobra.Command, req agent.AttachRequest) error {
 	var e agent.Endpoint
 	raw, err := c.call(cmd.Context(), http.MethodPost, "/v1/endpoints", req, &e)
 	if err != nil {
-		return fmt.Errorf("attach %s: %w", req.Name, err)
+		return about("attach "+req.Name, err)
 	}
 	if !a.format.human() {
 		return printRaw(a.out, a.format, raw)
@@ -164,7 +164,7 @@ func (a *app) detach() *cobra.Command {
 				var done struct{}
 				raw, err := c.call(cmd.Context(), http.MethodDelete, "/v1/endpoints/"+url.PathEscape(name), nil, &done)
 				if err != nil {
-					return fmt.Errorf("detach %s: %w", name, err)
+					return about("detach "+name, err)
 				}
 				if err := a.say(raw, name); err != nil {
 					return err

@@ -56,6 +56,14 @@ func (r refusal) Error() string {
 	return r.Failure.Error + "\n" + strings.Join(r.Problems, "\n")
 }
 
+// about puts what was tried before an error, unless the daemon has said it already.
+func about(what string, err error) error {
+	if strings.HasPrefix(err.Error(), what+":") {
+		return err
+	}
+	return fmt.Errorf("%s: %w", what, err)
+}
+
 // client finds the daemon. d is how long the command may take.
 func (a *app) client(d time.Duration) (client, error) {
 	if a.timeout > 0 {

@@ -90,7 +90,7 @@ func reloadWords(r agent.ReloadResult) string {
 func (a *app) reloadRefused(err error) error {
 	var r refusal
 	if !errors.As(err, &r) {
-		return fmt.Errorf("reload: %w", err)
+		return about("reload", err)
 	}
 	if !a.format.human() {
 		if err := printRaw(a.out, a.format, r.raw); err != nil {
@@ -98,7 +98,10 @@ func (a *app) reloadRefused(err error) error {
 		}
 		return errReported
 	}
-	fmt.Fprintf(a.err, "fairlead: reload refused, the old config stays in force: %s\n", visible(r.Failure.Error))
+	if len(r.Problems) == 0 {
+		return about("reload", err)
+	}
+	fmt.Fprintf(a.err, "fairlead: reload: %s\n", visible(r.Failure.Error))
 	a.problems(r.Problems)
 	return errReported
 }
@@ -115,7 +118,7 @@ func (a *app) drain() *cobra.Command {
 			var done struct{}
 			raw, err := c.call(cmd.Context(), http.MethodPost, "/v1/drain", nil, &done)
 			if err != nil {
-				return fmt.Errorf("drain: %w", err)
+				return about("drain", err)
 			}
 			return a.say(raw, "drained: the peers no longer send traffic for this host's containers")
 		},
@@ -140,11 +143,11 @@ func (a *app) uninstall() *cobra.Command {
 			}
 			// A socket that was named and is silent may be a slip of the pen: then the daemon may well be running.
 			if !errors.Is(err, errNoDaemon) || a.socket != "" {
-				return fmt.Errorf("uninstall: %w", err)
+				return about("uninstall", err)
 			}
 			r, err = a.Uninstall(cmd.Context(), a.config)
 			if err != nil {
-				return fmt.Errorf("uninstall: %w", err)
+				return about("uninstall", err)
 			}
 			if !a.format.human() {
 				return printValue(a.out, a.format, r)

@@ -4,6 +4,8 @@ import (
 	"bytes"
 	"context"
 	"encoding/json"
+	"errors"
+	"io"
 	"net"
 	"net/http"
 	"os"
@@ -246,10 +248,10 @@ func onTerminal(t *testing.T, width uint16, args ...string) string {
 	if code != 0 {
 		t.Fatalf("exit code %d: %s", code, stderr.String())
 	}
-	buf := make([]byte, 64<<10)
-	got, err := master.Read(buf)
-	if err != nil {
+	// With the other end closed, what it has written comes first and then EIO.
+	text, err := io.ReadAll(master)
+	if err != nil && !errors.Is(err, unix.EIO) {
 		t.Fatal(err)
 	}
-	return string(buf[:got])
+	return string(text)
 }

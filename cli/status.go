@@ -47,30 +47,53 @@ func remarks(s agent.Status) []remark {
 	if !s.Ready {
 		grave = toneBad
 	}
-	var rs []remark
-	for _, p := range s.Problems {
-		rs = append(rs, remark{tone: grave, text: p})
-	}
+	rs := ownWords(s.Problems, grave)
 	said := func(part string) bool { return strings.Contains(strings.Join(s.Problems, "\n"), part) }
 	if s.ConfigError != "" && !said(s.ConfigError) {
-		rs = append(rs, remark{toneWarn, "the changed config is refused, the old one is in force: " + s.ConfigError,
-			"fairlead check, then fairlead reload"})
+		rs = append(rs, remark{toneWarn, "the changed config was refused, the old one is in force: " + s.ConfigError, cureOfConfig})
 	}
 	for _, p := range s.Pools {
 		if p.Held != "" && !said(p.Held) {
 			rs = append(rs, remark{toneBad, fmt.Sprintf("pool %s hands out no address: %s", p.Name, p.Held), ""})
 		} else if full(p) {
-			rs = append(rs, remark{toneWarn, fmt.Sprintf("pool %s has %s left", p.Name, count(free(p), "address")), "fairlead leases"})
+			rs = append(rs, remark{toneWarn, fmt.Sprintf("pool %s has %s left", p.Name, count(free(p), "address")), cureOfPools})
 		}
 	}
-	if down := s.Peers.Configured - s.Peers.Established; down > 0 && !said("peer") {
-		rs = append(rs, remark{toneWarn, fmt.Sprintf("%s not established", count(down, "peer")), "fairlead peers"})
-	}
-	if s.Routes.Skipped > 0 && !said("route") {
-		rs = append(rs, remark{toneWarn, fmt.Sprintf("%s not installed", count(s.Routes.Skipped, "route")), "fairlead routes"})
+	if down := s.Peers.Configured - s.Peers.Established; down > 0 && !said("peer ") {
+		rs = append(rs, remark{toneWarn, fmt.Sprintf("%s not established", count(down, "peer")), cureOfPeers})
 	}
 	if s.Drained && !said("drain") {
 		rs = append(rs, remark{toneWarn, "drained: the peers send no traffic here", "systemctl restart fairlead"})
+	}
+	return rs
+}
+
+// What to do about a problem: the command that mends it, or the one that shows more.
+const (
+	cureOfConfig = "fairlead check, then fairlead reload"
+	cureOfPeers  = "fairlead peers"
+	cureOfRoutes = "fairlead routes"
+	cureOfPools  = "fairlead leases"
+)
+
+// atMost is how many problems of one kind are printed: a hundred peers that are down have one cause.
+const atMost = 5
+
+// ownWords are the daemon's problems with a cure for each kind, which their first word tells.
+func ownWords(problems []string, grave tone) []remark {
+	cures := map[string]string{"peer": cureOfPeers, "route": cureOfRoutes, "the": cureOfConfig}
+	seen := make(map[string]int)
+	var rs []remark
+	for i, p := range problems {
+		kind, _, _ := strings.Cut(p, " ")
+		last := i+1 == len(problems) || !strings.HasPrefix(problems[i+1], kind+" ")
+		if seen[kind]++; seen[kind] > atMost && !last {
+			continue
+		}
+		if more := seen[kind] - atMost; more > 1 {
+			p = fmt.Sprintf("and %d more of these", more)
+		}
+		rs = append(rs, remark{grave, p, cures[kind]})
 	}
 	return rs
 }
@@ -92,7 +115,10 @@ func screen(s agent.Status, l look) string {
 	}
 	fmt.Fprintf(&b, "%s  %s  fairlead %s, up %s\n", l.paint(toneBold, visible(s.Node)), l.paint(t, verdict),
 		visible(s.Version), seconds(s.UptimeSeconds))
-	for _, r := range rs {
+	for i, r := range rs {
+		if i+1 < len(rs) && rs[i+1].cure == r.cure {
+			r.cure = "" // said once, after the last that it cures
+		}
 		b.WriteString(r.print(l))
 	}
 	b.WriteByte('\n')
