@@ -16,36 +16,46 @@ import (
 //
 //	fairlead web1 eth0 10.88.1.5,2001:db8:88::5 02:58:0a:58:01:05 4026532345 /run/netns/web1
 //
-// The kernel keeps 255 bytes. Text that does not fit is replaced by '#' and its hash; the words are URL-escaped, so no
-// escaped word begins with '#'.
+// The kernel keeps 255 bytes. Where that is too little, "-" is the hardware address that follows from the first address,
+// "=" is the path /run/netns/<name>, and at last '#' and a hash stand for the path, the name, or both. The words are
+// URL-escaped, so no escaped word begins with '#'.
 const (
 	aliasWord = "fairlead"
 	aliasMax  = 255
 	hashLen   = 16 // hexadecimal digits of a SHA-256
+	sameMAC   = "-"
+	samePath  = "="
 )
 
-// alias is how r is written on its host side. The longer of path and name is hashed first.
+// alias is how r is written on its host side: the first of the ways below that fits.
 func (r Row) alias() string {
-	name, path := escape(r.Name), escape(r.NetNS)
-	if len(r.aliasOf(name, path)) > aliasMax {
-		path = digest(r.NetNS)
+	name, path, mac := escape(r.Name), escape(r.NetNS), r.MAC.String()
+	brief, short := mac, path
+	if r.MAC == ContainerMAC(r.addrs()[0]) {
+		brief = sameMAC
 	}
-	if len(r.aliasOf(name, path)) > aliasMax {
-		name, path = digest(r.Name), escape(r.NetNS)
+	if r.NetNS == namedNetNS+"/"+r.Name {
+		short = samePath
 	}
-	if len(r.aliasOf(name, path)) > aliasMax {
-		path = digest(r.NetNS)
+	var s string
+	for _, way := range [][3]string{
+		{name, mac, path}, {name, brief, path}, {name, brief, short}, {name, brief, digest(r.NetNS)},
+		{digest(r.Name), brief, path}, {digest(r.Name), brief, digest(r.NetNS)},
+	} {
+		if s = r.aliasOf(way[0], way[1], way[2]); len(s) <= aliasMax {
+			break
+		}
 	}
-	return r.aliasOf(name, path)
+	return s
 }
 
-func (r Row) aliasOf(name, path string) string {
+func (r Row) aliasOf(name, mac, path string) string {
 	var ips []string
 	for _, a := range r.addrs() {
 		ips = append(ips, a.String())
 	}
 	return strings.Join([]string{
-		aliasWord, name, r.IfName, strings.Join(ips, ","), r.MAC.String(), strconv.FormatUint(r.NSInode, 10), path,
+		aliasWord, name, r.IfName, strings.Join(ips, ","), mac, strconv.FormatUint(r.NSInode, 10), path,
 	}, " ")
 }
 
@@ -63,17 +73,26 @@ func parseAlias(s string) (Row, error) {
 	if r.NetNS, err = unescape(words[6]); err != nil {
 		return Row{}, err
 	}
+	if words[6] == samePath {
+		r.NetNS = namedNetNS + "/" + r.Name
+	}
 	if r.NSInode, err = strconv.ParseUint(words[5], 10, 64); err != nil {
 		return Row{}, fmt.Errorf("alias %q: %w", s, err)
 	}
-	mac, err := net.ParseMAC(words[4])
-	if err != nil || len(mac) != copy(r.MAC[:], mac) {
-		return Row{}, fmt.Errorf("alias %q: bad hardware address", s)
+	if err := r.parseAddrs(words[3]); err != nil {
+		return Row{}, fmt.Errorf("alias %q: %w", s, err)
 	}
-	for _, ip := range strings.Split(words[3], ",") {
+	if r.MAC, err = parseMAC(words[4], r.addrs()[0]); err != nil {
+		return Row{}, fmt.Errorf("alias %q: %w", s, err)
+	}
+	return r, nil
+}
+
+func (r *Row) parseAddrs(list string) error {
+	for _, ip := range strings.Split(list, ",") {
 		a, err := netip.ParseAddr(ip)
 		if err != nil {
-			return Row{}, fmt.Errorf("alias %q: %w", s, err)
+			return err
 		}
 		if a.Is4() {
 			r.IP4 = a
@@ -81,7 +100,21 @@ func parseAlias(s string) (Row, error) {
 			r.IP6 = a
 		}
 	}
-	return r, nil
+	return nil
+}
+
+func parseMAC(s string, first netip.Addr) (MAC, error) {
+	if s == sameMAC {
+		return ContainerMAC(first), nil
+	}
+	b, err := net.ParseMAC(s)
+	if err != nil {
+		return MAC{}, err
+	}
+	if len(b) != len(MAC{}) {
+		return MAC{}, fmt.Errorf("hardware address %s is none of Ethernet", s)
+	}
+	return MAC(b), nil
 }
 
 // digest stands for text that is too long.

@@ -20,6 +20,20 @@ func TestAliasReads(t *testing.T) {
 	}
 }
 
+// Names as long as the agent takes them come back whole with the paths that container engines use.
+func TestAliasHoldsLongNames(t *testing.T) {
+	for _, path := range []string{"/run/netns/" + strings.Repeat("n", 128), "/proc/4194304/ns/net", "/run/docker/netns/0123456789ab"} {
+		r := Row{
+			Name: strings.Repeat("n", 128), NetNS: path, IfName: "fifteen-letters", NSInode: 4294967295,
+			IP4: netip.MustParseAddr("255.255.255.255"), IP6: netip.MustParseAddr("2001:db8:8888:8888:8888:8888:8888:8888"),
+		}
+		r.MAC = ContainerMAC(r.IP4)
+		if r.truncated() {
+			t.Errorf("%s does not fit: %s", path, r.alias())
+		}
+	}
+}
+
 // A row comes back whole whenever it fits; when it does not, what is left still fits and still belongs to its link.
 func TestAliasComesBackOrIsHashed(t *testing.T) {
 	rapid.Check(t, func(t *rapid.T) {
@@ -37,6 +51,12 @@ func TestAliasComesBackOrIsHashed(t *testing.T) {
 			r.IP6 = netip.AddrFrom16(b6)
 		}
 		r.MAC = ContainerMAC(r.addrs()[0])
+		if rapid.Bool().Draw(t, "other mac") {
+			r.MAC[5]++
+		}
+		if rapid.Bool().Draw(t, "named") {
+			r.NetNS = namedNetNS + "/" + r.Name
+		}
 		s := r.alias()
 		if len(s) > aliasMax {
 			t.Fatalf("alias of %d bytes: %q", len(s), s)

@@ -12,11 +12,10 @@ import (
 )
 
 const (
-	nsfsMagic  = 0x6e736673 // statfs(2) of a namespace file
-	getNSType  = 0xb703     // NS_GET_NSTYPE, ioctl_ns(2)
-	ownNetNS   = "/proc/thread-self/ns/net"
-	namedNetNS = "/run/netns"
-	pidNetNS   = "/proc/%d/ns/net"
+	nsfsMagic = 0x6e736673 // statfs(2) of a namespace file
+	getNSType = 0xb703     // NS_GET_NSTYPE, ioctl_ns(2)
+	ownNetNS  = "/proc/thread-self/ns/net"
+	pidNetNS  = "/proc/%d/ns/net"
 )
 
 // errNotNamespace is what is left of `ip netns add` when its mount is gone, or is in a mount namespace out of sight.

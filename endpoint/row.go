@@ -106,6 +106,9 @@ func (r Row) checkMTU() error {
 	return nil
 }
 
+// namedNetNS is where `ip netns add` keeps its namespaces.
+const namedNetNS = "/run/netns"
+
 const (
 	letters = "abcdefghijklmnopqrstuvwxyzABCDEFGHIJKLMNOPQRSTUVWXYZ"
 	digits  = "0123456789"
