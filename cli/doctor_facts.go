@@ -26,7 +26,8 @@ type hostFacts struct {
 // configFacts is the config and whether it could be read.
 type configFacts struct {
 	Settings
-	err error
+	named string // by --config
+	err   error
 }
 
 func (c configFacts) has4() bool { return hasFamily(c.Pools, netip.Addr.Is4) }

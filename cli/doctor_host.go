@@ -13,6 +13,14 @@ import (
 // where is the path of the config file, for a command that edits it.
 func (c configFacts) where() string { return cmp.Or(c.File, defaultConfig) }
 
+// flag is what a command needs to find the same config.
+func (c configFacts) flag() string {
+	if c.named == "" {
+		return ""
+	}
+	return "--config " + c.named
+}
+
 func judgeDaemon(f *hostFacts) []finding {
 	d := f.daemon
 	switch {
@@ -57,7 +65,7 @@ func judgeLastPass(f *hostFacts) *finding {
 
 func judgeConfig(f *hostFacts) []finding {
 	if f.config.err != nil {
-		return []finding{failure("fairlead check", "%v", f.config.err)}
+		return []finding{failure(strings.TrimSpace("fairlead check "+f.config.flag()), "%v", f.config.err)}
 	}
 	path := f.config.where()
 	file := f.files[path]

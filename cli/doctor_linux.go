@@ -24,7 +24,7 @@ const toolTimeout = 5 * time.Second
 
 // gather looks at everything and changes nothing, but that the kernel may load the modules of the links that it tries.
 func (a *app) gather(ctx context.Context) (*hostFacts, error) {
-	f := &hostFacts{}
+	f := &hostFacts{config: configFacts{named: a.config}}
 	f.config.Settings, f.config.err = a.Settings(a.config)
 	f.daemon = a.askDaemon(ctx)
 	f.kernel = lookAtKernel()
