@@ -160,14 +160,41 @@ func (h *Host) IP(args string) string {
 	return h.Run(append([]string{"ip"}, strings.Fields(args)...)...)
 }
 
-// Batch runs lines of iproute2's ip on the host in one process.
+// Batch runs lines of iproute2's ip on the host, those that begin with -6 after the others, in two processes at most.
 func (h *Host) Batch(lines ...string) {
 	h.t.Helper()
-	cmd := exec.Command("nsenter", "--net="+h.Path, "--", "ip", "-batch", "-")
-	cmd.Stdin = strings.NewReader(strings.Join(lines, "\n") + "\n")
-	if out, err := cmd.CombinedOutput(); err != nil {
-		h.t.Fatalf("%s: ip: %v: %s\n%s", h.Name, err, out, strings.Join(lines, "\n"))
+	var plain, six []string
+	for _, line := range lines {
+		if rest, found := strings.CutPrefix(line, "-6 "); found {
+			six = append(six, rest)
+		} else {
+			plain = append(plain, line)
+		}
 	}
+	h.batch(plain)
+	h.batch(six, "-6")
+}
+
+func (h *Host) batch(lines []string, options ...string) {
+	h.t.Helper()
+	if len(lines) == 0 {
+		return
+	}
+	argv := append([]string{"--net=" + h.Path, "--", "ip"}, options...)
+	cmd := exec.Command("nsenter", append(argv, "-batch", "-")...)
+	cmd.Stdin = strings.NewReader(strings.Join(lines, "\n") + "\n")
+	out, err := cmd.CombinedOutput()
+	if err == nil {
+		return
+	}
+	var number int
+	if _, at, found := strings.Cut(string(out), "Command failed -:"); found {
+		_, _ = fmt.Sscan(at, &number) // 0 when it is not there: then all lines are shown
+	}
+	if number > 0 && number <= len(lines) {
+		lines = lines[number-1 : number]
+	}
+	h.t.Fatalf("%s: ip: %v: %s\n%s", h.Name, err, out, strings.Join(lines, "\n"))
 }
 
 // Sysctl sets a kernel parameter of the host's namespace, given as a path below /proc/sys.

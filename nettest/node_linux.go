@@ -194,10 +194,13 @@ type Result struct {
 	Code           int
 }
 
-// CLI runs the fairlead command against the host's daemon.
+// CLI runs the fairlead command against the host's daemon: by its socket, unless the arguments name its config.
 func (n *Node) CLI(args ...string) Result {
 	n.lab.t.Helper()
-	cmd := n.command(append([]string{"--socket", n.Socket()}, args...)...)
+	if !slices.Contains(args, "--config") {
+		args = append([]string{"--socket", n.Socket()}, args...)
+	}
+	cmd := n.command(args...)
 	var out, errs bytes.Buffer
 	cmd.Stdout, cmd.Stderr = &out, &errs
 	err := cmd.Run()

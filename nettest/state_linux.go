@@ -30,6 +30,11 @@ func kernelViews() [][]string {
 	}
 }
 
+// numbered is the index of one of Fairlead's own links, which is another one whenever the link is made anew.
+func numbered() *regexp.Regexp {
+	return regexp.MustCompile(`^\d+: (fl(?:vxlan6?|[0-9a-f]{10}))(?:@if\d+)?\b`)
+}
+
 // volatile is what changes by itself: counters, ages, and whether a cable is plugged in.
 func volatile() *regexp.Regexp {
 	return regexp.MustCompile(`valid_lft \S+|preferred_lft \S+|expires \S+|\[\d+:\d+\]|^# .*|counter packets \d+ bytes \d+` +
@@ -40,10 +45,11 @@ func volatile() *regexp.Regexp {
 func (h *Host) State() State {
 	h.t.Helper()
 	var s State
-	skip := volatile()
+	skip, own := volatile(), numbered()
 	for _, argv := range kernelViews() {
 		for line := range strings.Lines(h.Run(argv...)) {
 			line = strings.Join(strings.Fields(skip.ReplaceAllString(line, "")), " ")
+			line = own.ReplaceAllString(line, "$1")
 			if line != "" {
 				s = append(s, strings.Join(argv[:min(2, len(argv))], " ")+": "+line)
 			}
