@@ -2,11 +2,15 @@ package tunnel_test
 
 import (
 	"net/netip"
+	"slices"
+	"strings"
 	"testing"
 	"time"
 
 	"github.com/google/go-cmp/cmp"
+	"golang.org/x/sys/unix"
 
+	"github.com/fairlead-net/fairlead/nettest"
 	"github.com/fairlead-net/fairlead/tunnel"
 )
 
@@ -100,7 +104,7 @@ func TestThousandHops(t *testing.T) {
 	h := newHost(t)
 	h.IP("route add default via 192.0.2.254")
 	var ask []netip.Addr
-	for _, s := range lines("198.18.%d.%d", 1000) {
+	for _, s := range lines("10.88.%d.%d", 1000) {
 		ask = append(ask, addr(s))
 	}
 	began := time.Now()
@@ -165,6 +169,47 @@ func TestUnderlay(t *testing.T) {
 	h.IP("route add 0.0.0.0/1 via 203.0.113.2")
 	h.IP("route add 128.0.0.0/1 via 203.0.113.2")
 	is(netip.Addr{}, want)
+}
+
+// A host that lives by router advertisements keeps its default route when it begins to forward.
+func TestForwardingKeepsTheAdvertisedDefaultRoute(t *testing.T) {
+	h := newHost(t)
+	h.far.IP("-6 addr add fe80::fe/64 dev cable nodad")
+	eventually(t, "the default route is learned", func() bool {
+		advertise(t, h.far, "cable")
+		return strings.Contains(h.IP("-6 route show default"), "proto ra")
+	})
+	u, err := h.k.Underlay(t.Context(), netip.Addr{})
+	must(t, err)
+	if u.Address != addr("2001:db8:1::1") || !slices.Equal(u.RA, []string{"uplink"}) {
+		t.Fatalf("underlay %+v", u)
+	}
+	want := tunnel.Plan(tunnel.Input{Underlay: u, Pools: []netip.Prefix{prefix("2001:db8:88::/64")}}).Sysctls
+	settle(t, h.k.Sysctls(want), want)
+	if routes := h.IP("-6 route show default"); !strings.Contains(routes, "proto ra") {
+		t.Errorf("default routes after forwarding is on: %q", routes)
+	}
+}
+
+// advertise sends a router advertisement (RFC 4861 section 4.2) with a lifetime of half an hour.
+func advertise(t *testing.T, h *nettest.Host, dev string) {
+	t.Helper()
+	must(t, h.Do(func() error {
+		fd, err := unix.Socket(unix.AF_INET6, unix.SOCK_RAW|unix.SOCK_CLOEXEC, unix.IPPROTO_ICMPV6)
+		if err != nil {
+			return err
+		}
+		defer unix.Close(fd)
+		if err := unix.SetsockoptInt(fd, unix.IPPROTO_IPV6, unix.IPV6_MULTICAST_HOPS, 255); err != nil {
+			return err
+		}
+		if err := unix.BindToDevice(fd, dev); err != nil {
+			return err
+		}
+		message := []byte{134, 0, 0, 0, 64, 0, 1800 >> 8, 1800 & 255, 0, 0, 0, 0, 0, 0, 0, 0}
+		all := &unix.SockaddrInet6{Addr: addr("ff02::1").As16()}
+		return unix.Sendto(fd, message, 0, all)
+	}))
 }
 
 func TestUnderlayTellsLinksWithRouterAdvertisements(t *testing.T) {

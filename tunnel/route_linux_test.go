@@ -240,4 +240,51 @@ func TestThousandRoutesInOneGo(t *testing.T) {
 	settle(t, h.k.Routes(), map[tunnel.RouteKey]tunnel.Route{})
 }
 
-var _ reconcile.Target[netip.Prefix, tunnel.Rule] = (*tunnel.Rules)(nil)
+// The kernel itself leaves foreign routes out: reading ours costs us no more when there are thousands of them.
+func TestForeignRoutesDoNotLeaveTheKernel(t *testing.T) {
+	h := newHost(t)
+	p := "10.88.2.0/24"
+	settle(t, h.k.Routes(), map[tunnel.RouteKey]tunnel.Route{main4(p): routeCases()[p]})
+	cost := func() float64 {
+		return testing.AllocsPerRun(5, func() { list(t, h.k.Routes()) })
+	}
+	before := cost()
+	var b strings.Builder
+	for _, s := range lines("10.88.%d.%d", 5000) {
+		fmt.Fprintf(&b, "route add %s via 192.0.2.7\n", s)
+	}
+	run(t, h, b.String())
+	if after := cost(); after > before+50 {
+		t.Errorf("reading our routes takes %.0f allocations beside 5,000 foreign routes, %.0f without", after, before)
+	}
+}
+
+func TestShadowedRoutesAreTold(t *testing.T) {
+	h := routeHost(t)
+	cases := routeCases()
+	for p, foreign := range map[string]string{
+		"10.88.2.0/24":       "route add 10.88.2.0/24 via 192.0.2.7 proto static",
+		"10.88.4.0/24":       "route add 10.88.4.0/24 via 192.0.2.7 metric 100",
+		"10.88.6.0/24":       "route add 10.88.6.0/25 dev uplink metric 500",
+		"2001:db8:88:2::/64": "-6 route add 2001:db8:88:2::/64 via 2001:db8:1::7",
+		"2001:db8:88:4::/64": "-6 route add 2001:db8:88:4::/64 via 2001:db8:1::7 metric 20",
+		"10.88.3.0/24":       "route add 10.88.0.0/16 via 192.0.2.7",
+	} {
+		h.IP(foreign)
+		must(t, h.k.Routes().Put(t.Context(), main4(p), cases[p]))
+	}
+	var ask []netip.Prefix
+	for k := range list(t, h.k.Routes()) {
+		ask = append(ask, k.Prefix)
+	}
+	have, err := h.k.Shadowed(t.Context(), ask)
+	must(t, err)
+	want := map[netip.Prefix]string{
+		prefix("10.88.2.0/24"):       "10.88.2.0/24 dev uplink protocol 4 metric 0",
+		prefix("10.88.6.0/24"):       "10.88.6.0/25 dev uplink protocol 3 metric 500",
+		prefix("2001:db8:88:4::/64"): "2001:db8:88:4::/64 dev uplink protocol 3 metric 20",
+	}
+	if diff := cmp.Diff(want, have, compareValues); diff != "" {
+		t.Errorf("shadowed (-want +have):\n%s", diff)
+	}
+}

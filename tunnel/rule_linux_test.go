@@ -36,7 +36,7 @@ func TestRulesComeBackAsTheyWerePut(t *testing.T) {
 		"rule add from 10.88.0.0/16 lookup 77 priority 7700 protocol 88",
 		"rule add from 10.88.0.0/16 iif uplink lookup 88 priority 8800 protocol 88",
 		"rule add from 10.88.0.0/16 blackhole priority 8800 protocol 88",
-		"rule add from 10.99.0.0/16 lookup 77 priority 7700 protocol 88",
+		"rule add from 203.0.113.128/25 lookup 77 priority 7700 protocol 88",
 	} {
 		h.IP(hand)
 		settle(t, h.k.Rules(), want)

@@ -139,7 +139,7 @@ func TestWatchSurvivesAnOverflow(t *testing.T) {
 	must(t, err)
 	var b strings.Builder
 	for i := range 2000 {
-		fmt.Fprintf(&b, "route add 10.99.%d.%d via 192.0.2.2\n", i/250, i%250+1)
+		fmt.Fprintf(&b, "route add 10.88.%d.%d via 192.0.2.2\n", i/250, i%250+1)
 	}
 	run(t, h, b.String())
 	if calm(pokes) == 0 {
