@@ -8,6 +8,7 @@ import (
 	"time"
 
 	"github.com/fairlead-net/fairlead/bgp"
+	"go.uber.org/goleak"
 )
 
 func TestWrongConfigIsRefused(t *testing.T) {
@@ -72,4 +73,26 @@ func TestWrongAnnouncementIsRefusedAndHarmless(t *testing.T) {
 	if routes, complete := s.Routes(); len(routes) > 0 || !complete {
 		t.Errorf("alone: %v, complete %v", routes, complete)
 	}
+}
+
+// TestCloseEndsWhatWeStarted: GoBGP itself runs until the process ends.
+func TestCloseEndsWhatWeStarted(t *testing.T) {
+	cfg := mesh("127.0.0.1")
+	cfg.Port = 34180
+	s, err := bgp.Start(cfg, slog.New(slog.DiscardHandler))
+	if err != nil {
+		t.Fatal(err)
+	}
+	if err := s.Announce([]bgp.Announcement{ann("10.88.1.0/24", "192.0.2.1")}); err != nil {
+		t.Fatal(err)
+	}
+	if err := s.Close(); err != nil {
+		t.Fatal(err)
+	}
+	theirs := goleak.IgnoreAnyFunction
+	goleak.VerifyNone(t,
+		theirs("github.com/osrg/gobgp/v3/pkg/server.(*BgpServer).Serve"),
+		theirs("github.com/osrg/gobgp/v3/pkg/server.newTCPListener.func2"),
+		theirs("github.com/eapache/channels.(*InfiniteChannel).infiniteBuffer"),
+		theirs("testing.(*T).Run"), theirs("testing.(*T).Parallel"))
 }

@@ -43,6 +43,7 @@ type session struct {
 	dialing    bool           // lastError is of an attempt: it is void once the session is up
 	told       bool           // lastError already says why the session that now ends is ending
 	stopped    bool           // ended for good by too many prefixes
+	disabled   bool           // hasten has disabled it and not yet seen it enabled
 	retained   bool           // GoBGP keeps the routes of the last session
 	name       string         //
 	restarts   bool           // it negotiated graceful restart, and so marks the end of its first updates
@@ -99,7 +100,8 @@ func because(reason string) string {
 	case "hold-timer-expired":
 		return "hold timer expired"
 	case "invalid-msg":
-		return "the peer refused our OPEN message"
+		// Before the session is open GoBGP says nothing of a notification but that it is no OPEN or KEEPALIVE.
+		return "the peer refused to open the session"
 	case "restart-timer-expired":
 		return "the peer did not return within its restart time"
 	}
@@ -126,7 +128,7 @@ func (t terms) gobgp(listen netip.Addr, warm bool) *api.Peer {
 		Timers: &api.Timers{Config: &api.TimersConfig{
 			HoldTime: hold, KeepaliveInterval: hold / 3, ConnectRetry: 1, IdleHoldTimeAfterReset: 1,
 		}},
-		Transport:       &api.Transport{RemotePort: uint32(t.Port), PassiveMode: t.passive(listen)},
+		Transport:       &api.Transport{RemotePort: uint32(t.Port), PassiveMode: t.passive(listen) && !warm},
 		GracefulRestart: t.restart(warm),
 	}
 	if listen.Is4() == t.Address.Is4() {
@@ -166,7 +168,8 @@ func (t terms) restart(warm bool) *api.GracefulRestart {
 const deferralSeconds = 5
 
 // passive leaves it to the node with the higher address to connect. GoBGP does not resolve collisions (RFC 4271 section
-// 6.8): when two connect at the same moment, as both do when a cable is back, each closes the other's connection.
+// 6.8): when two connect at the same moment, as both do when a cable is back, each closes the other's connection. A
+// restarted node connects whatever its address is: it is back sooner, and alone in it.
 func (t terms) passive(listen netip.Addr) bool {
 	return t.Role == Mesh && listen.Is4() == t.Address.Is4() && !listen.IsUnspecified() && listen.Less(t.Address)
 }

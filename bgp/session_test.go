@@ -158,7 +158,7 @@ func TestWrongASIsNamed(t *testing.T) {
 	b.until("names the reason", 5*time.Second, func(e event) bool {
 		return strings.Contains(e.Peers[0].LastError, "as number mismatch expected 64999, received 64512")
 	})
-	a.until("is told", 5*time.Second, func(e event) bool { return e.Peers[0].LastError == "the peer refused our OPEN message" })
+	a.until("is told", 5*time.Second, func(e event) bool { return e.Peers[0].LastError == "the peer refused to open the session" })
 	// The mistake mended, the session does not wait long.
 	b.cfg.Peers[0].ASN, b.cfg.Peers[0].Role = 64512, bgp.Mesh
 	b.setPeers(b.cfg)

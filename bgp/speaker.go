@@ -31,7 +31,8 @@ type Speaker struct {
 	running sync.WaitGroup
 
 	// ops is held while GoBGP's own configuration changes, and taken before mu.
-	ops sync.Mutex
+	ops     sync.Mutex
+	unwatch context.CancelFunc // ends GoBGP's reports; nil before the first Announce
 
 	// mu guards what follows. It is never held during a call into GoBGP, whose loop may be waiting in our callbacks.
 	mu        sync.Mutex
@@ -135,7 +136,9 @@ func (s *Speaker) begin() error {
 	if err := s.exportOwnOnly(); err != nil {
 		return err
 	}
-	err = s.gobgp.WatchEvent(context.Background(), &api.WatchEventRequest{
+	var watch context.Context
+	watch, s.unwatch = context.WithCancel(context.Background())
+	err = s.gobgp.WatchEvent(watch, &api.WatchEventRequest{
 		Table: &api.WatchEventRequest_Table{Filters: []*api.WatchEventRequest_Table_Filter{
 			{Type: api.WatchEventRequest_Table_Filter_BEST}, {Type: api.WatchEventRequest_Table_Filter_EOR},
 		}},
@@ -277,5 +280,10 @@ func (s *Speaker) Peers() []PeerStatus {
 func (s *Speaker) Close() error {
 	s.stop()
 	s.running.Wait()
+	s.ops.Lock()
+	defer s.ops.Unlock()
+	if s.unwatch != nil {
+		s.unwatch()
+	}
 	return nil
 }
