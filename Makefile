@@ -48,8 +48,8 @@ race: ## the rooms' tests, with the race detector
 	CGO_ENABLED=1 go test -race -count=1 -timeout $(TEST_TIMEOUT) \
 	  $$(go list ./... | grep -vxF "$$(go list $(KERNEL) 2>/dev/null)")
 
-kernel: ## the tests of whole hosts
-	go test -p 1 -count=1 -timeout $(TEST_TIMEOUT) $(KERNEL)
+kernel: build ## the tests of whole hosts
+	FAIRLEAD_BIN=$(CURDIR)/bin/fairlead go test -p 1 -count=1 -timeout $(TEST_TIMEOUT) $(KERNEL)
 
 fuzz: ## each fuzz target for FUZZ_INPUTS inputs
 	@set -e; for dir in $$(grep -rl --include='*_test.go' '^func Fuzz' . | xargs -r -n 1 dirname | sort -u); do \
@@ -81,10 +81,10 @@ vulncheck: bin/govulncheck-$(GOVULNCHECK) ## known vulnerabilities in what we de
 
 demo: deps build ## four hosts, eight containers, one daemon killed: the main job, shown (KEEP=1 leaves it standing)
 	@go build -o bin/demo ./nettest/demo
-	@FAIRLEAD=$(CURDIR)/bin/fairlead KEEP=$(KEEP) bin/demo
+	@FAIRLEAD_BIN=$(CURDIR)/bin/fairlead KEEP=$(KEEP) bin/demo
 
 bench-%: deps build ## a comparison: bench-ipam, bench-attach, bench-scale
-	@FAIRLEAD=$(CURDIR)/bin/fairlead go run ./bench/$*
+	@FAIRLEAD=$(CURDIR)/bin/fairlead FAIRLEAD_BIN=$(CURDIR)/bin/fairlead go run ./bench/$*
 
 generate: ## generated code, from its sources
 	go generate ./...
