@@ -113,13 +113,14 @@ type outcome struct {
 	unsure  bool   // a rule on the way accepts some packets, and which could not be told
 }
 
-const maxJumps = 64 // deeper than any chain that iptables loads; guards against a loop
+// maxRules is how many rules are looked at for one flow: what no kernel would load may loop, or grow without bound.
+const maxRules = 100_000
 
 // judge walks f through all base chains: each must let it pass.
 func (r ruleset) judge(f flow) outcome {
 	for _, name := range r.base {
 		w := walk{ruleset: r, flow: f}
-		v, by := w.chain(name, 0)
+		v, by := w.chain(name)
 		if v == verdictNone || v == verdictReturn {
 			v, by = r.chains[name].policy, "policy of "+name
 		}
@@ -135,19 +136,21 @@ type walk struct {
 	ruleset
 	flow
 	unsure bool
+	rules  int // looked at so far
 }
 
-func (w *walk) chain(name string, depth int) (verdict, string) {
-	if depth > maxJumps {
-		return verdictNone, ""
-	}
+func (w *walk) chain(name string) (verdict, string) {
 	for _, rule := range w.chains[name].rules {
+		if w.rules++; w.rules > maxRules {
+			w.unsure = true
+			return verdictNone, ""
+		}
 		if !w.meets(rule) {
 			continue
 		}
 		v, by := rule.verdict, rule.text
 		if v == verdictJump || v == verdictGoto {
-			v, by = w.chain(rule.target, depth+1)
+			v, by = w.chain(rule.target)
 		}
 		switch {
 		case v == verdictDrop && rule.partial, v == verdictReturn && rule.partial:
@@ -178,7 +181,7 @@ func judgeFirewall(f *hostFacts) []finding {
 	tools := 0
 	for _, fw := range f.firewall {
 		if fw.err != nil {
-			found = append(found, warning("", "%s could not be read: %v", fw.tool, fw.err))
+			found = append(found, warning(fw.tool, "%s could not be read: %v", fw.tool, fw.err))
 			continue
 		}
 		tools++

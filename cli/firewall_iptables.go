@@ -35,7 +35,7 @@ func (r *ruleset) declare(words []string) {
 	}
 	r.chains[words[0]] = c
 	if words[0] == "FORWARD" {
-		r.base = append(r.base, words[0])
+		r.base = []string{"FORWARD"}
 	}
 }
 
