@@ -105,6 +105,9 @@ func (c Config) check() error {
 	if !c.Listen.IsValid() {
 		wrong("no listen address")
 	}
+	if !c.RouterID.IsValid() || c.RouterID.IsUnspecified() {
+		wrong("router id %v identifies nobody", c.RouterID)
+	}
 	if c.RestartTime < time.Second || c.RestartTime > maxRestartTime || c.RestartTime%time.Second != 0 {
 		wrong("restart time %v is not in whole seconds between 1s and %v", c.RestartTime, maxRestartTime)
 	}

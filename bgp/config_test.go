@@ -13,12 +13,13 @@ import (
 
 func TestWrongConfigIsRefused(t *testing.T) {
 	cases := []struct {
-		name string
-		mar  func(*bgp.Config)
-		want string
+		name  string
+		spoil func(*bgp.Config)
+		want  string
 	}{
 		{"no asn", func(c *bgp.Config) { c.ASN, c.Peers[0].ASN = 0, 0 }, "asn is 0"},
 		{"no address", func(c *bgp.Config) { c.Listen = netip.Addr{} }, "no listen address"},
+		{"no identifier", func(c *bgp.Config) { c.Listen = addr("0.0.0.0") }, "router id 0.0.0.0"},
 		{"short hold time", func(c *bgp.Config) { c.HoldTime = time.Second }, "hold time 1s"},
 		{"broken hold time", func(c *bgp.Config) { c.HoldTime = 3500 * time.Millisecond }, "hold time 3.5s"},
 		{"negative hold time", func(c *bgp.Config) { c.HoldTime = -time.Second }, "hold time -1s"},
@@ -36,7 +37,7 @@ func TestWrongConfigIsRefused(t *testing.T) {
 	for _, c := range cases {
 		t.Run(c.name, func(t *testing.T) {
 			cfg := mesh("192.0.2.1", "192.0.2.2")
-			c.mar(&cfg)
+			c.spoil(&cfg)
 			_, err := bgp.Start(cfg, slog.New(slog.DiscardHandler))
 			if err == nil || !strings.Contains(err.Error(), c.want) {
 				t.Errorf("Start: %v, want %q", err, c.want)

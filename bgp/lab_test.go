@@ -3,13 +3,16 @@ package bgp_test
 import (
 	"bufio"
 	"encoding/json"
+	"flag"
 	"fmt"
 	"io"
 	"log/slog"
 	"net/netip"
 	"os"
 	"os/exec"
+	"runtime"
 	"slices"
+	"strconv"
 	"strings"
 	"sync"
 	"syscall"
@@ -29,8 +32,15 @@ func TestMain(m *testing.M) {
 	if config := os.Getenv(speakerFlag); config != "" {
 		os.Exit(speak(config, os.Stdin, os.Stdout))
 	}
+	flag.Parse()
+	if runtime.GOMAXPROCS(0) < waiting {
+		_ = flag.Set("test.parallel", strconv.Itoa(waiting))
+	}
 	os.Exit(m.Run())
 }
+
+// waiting is how many tests at least may run at once: most of them wait for a timer most of the time.
+const waiting = 4
 
 // command is a line to a speaker.
 type command struct {

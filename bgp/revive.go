@@ -116,7 +116,7 @@ func (s *Speaker) enableForgotten() {
 
 // await asks until the session is in the wanted administrative state, which GoBGP enters behind its API's back.
 func (s *Speaker) await(a netip.Addr, want api.PeerState_AdminState, again func()) bool {
-	for range 500 {
+	for range 2000 {
 		again()
 		if p := s.peer(a); p == nil || p.GetState().GetAdminState() == want {
 			return true

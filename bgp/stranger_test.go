@@ -16,6 +16,7 @@ import (
 type stranger struct {
 	t    *testing.T
 	conn net.Conn
+	open *gobgp.BGPOpen // what it was told
 }
 
 // meet connects from the host to the speaker there, and returns when the session is up.
@@ -37,7 +38,9 @@ func meet(t *testing.T, h *nettest.Host, from, to string, capabilities ...gobgp.
 			s.say(gobgp.NewBGPOpenMessage(64512, 30, from, []gobgp.OptionParameterInterface{
 				gobgp.NewOptionParameterCapability(append(capabilities, gobgp.NewCapFourOctetASNumber(64512))),
 			}))
-			if s.hears(gobgp.BGP_MSG_OPEN) && s.hears(gobgp.BGP_MSG_KEEPALIVE) {
+			open, keepalive := s.hears(), s.hears()
+			if open != nil && keepalive != nil {
+				s.open = open.Body.(*gobgp.BGPOpen)
 				t.Cleanup(func() { _ = conn.Close() })
 				s.say(gobgp.NewBGPKeepAliveMessage())
 				go s.stay()
@@ -71,14 +74,23 @@ func (s *stranger) say(m *gobgp.BGPMessage) {
 	}
 }
 
-func (s *stranger) hears(kind uint8) bool {
-	_ = s.conn.SetReadDeadline(time.Now().Add(2 * time.Second))
+// hears is the next message, nil when there is none within 8 s or the connection is closed.
+func (s *stranger) hears() *gobgp.BGPMessage {
+	_ = s.conn.SetReadDeadline(time.Now().Add(8 * time.Second))
 	head := make([]byte, gobgp.BGP_HEADER_LENGTH)
 	if _, err := io.ReadFull(s.conn, head); err != nil {
-		return false
+		return nil
 	}
-	_, err := io.ReadFull(s.conn, make([]byte, int(head[16])<<8+int(head[17])-len(head)))
-	return err == nil && head[18] == kind
+	body := make([]byte, int(head[16])<<8+int(head[17])-len(head))
+	if _, err := io.ReadFull(s.conn, body); err != nil {
+		return nil
+	}
+	m, err := gobgp.ParseBGPMessage(append(head, body...))
+	if err != nil {
+		s.t.Errorf("stranger: %v", err)
+		return nil
+	}
+	return m
 }
 
 func (s *stranger) tells(prefix string, bits uint8, hop string) {
@@ -170,4 +182,46 @@ func TestNonsenseEndsTheSessionAndIsNamed(t *testing.T) {
 	})
 	b.start(t)
 	b.until("hears it", 5*time.Second, routed(a.prefix, a.address))
+}
+
+// TestRestartedNodeSaysSoAndDoesNotWaitLong: the flags make the peer keep our routes. In return we tell it nothing until
+// it has told all, and one that never does must not keep us silent.
+func TestRestartedNodeSaysSoAndDoesNotWaitLong(t *testing.T) {
+	t.Parallel()
+	_, a, b := pair(t, "lower")
+	a.cfg.Warm = true
+	a.cfg.Peers[0].HoldTime = 30 * time.Second
+	a.start(t)
+	s := meet(t, b.host, b.address, a.address, gobgp.NewCapMultiProtocol(gobgp.RF_IPv4_UC), restarting(20))
+	began := time.Now()
+	var gr *gobgp.CapGracefulRestart
+	for _, p := range s.open.OptParams {
+		for _, c := range p.(*gobgp.OptionParameterCapability).Capability {
+			if c, ok := c.(*gobgp.CapGracefulRestart); ok {
+				gr = c
+			}
+		}
+	}
+	const restarted, notification, forwarded = 8, 4, 0x80
+	if gr == nil || gr.Flags&restarted == 0 || gr.Flags&notification != 0 || gr.Time != 20 || len(gr.Tuples) != 2 ||
+		gr.Tuples[0].Flags&forwarded == 0 || gr.Tuples[1].Flags&forwarded == 0 {
+		t.Errorf("the capability is %+v", gr)
+	}
+	for {
+		m := s.hears()
+		if m == nil {
+			t.Fatal("told nothing")
+		}
+		u, ok := m.Body.(*gobgp.BGPUpdate)
+		if !ok {
+			continue
+		}
+		if len(u.NLRI) != 1 || u.NLRI[0].String() != a.prefix {
+			t.Errorf("the first update is %v", u)
+		}
+		break
+	}
+	if waited := time.Since(began); waited < 3*time.Second || waited > 7*time.Second {
+		t.Errorf("told after %v", waited)
+	}
 }

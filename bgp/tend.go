@@ -78,7 +78,9 @@ func (s *Speaker) act(n note) {
 			p.lastError, p.dialing, p.told = n.text, p.state != stateEstablished, true
 		}
 	case noteDial:
-		p.lastError, p.dialing = n.text, true
+		if p.state != stateEstablished {
+			p.lastError, p.dialing = n.text, true
+		}
 	case noteSocket:
 		p.lastError, p.dialing = n.text, false
 	case noteLimit:
