@@ -177,12 +177,12 @@ func (l *Ledger) mayClaim(pool string, block netip.Prefix) (done bool, err error
 	switch {
 	case !ok:
 		return false, l.noPool()
-	case s.pool.Block == block || !s.pool.Block.IsValid() && l.blocks[pool] == block && within(block, s.pool.CIDR):
+	case !block.IsValid() || !within(block, s.pool.CIDR):
+		return false, fmt.Errorf("%w: it is not inside %s", ErrForeign, s.pool.CIDR)
+	case s.pool.Block == block || !s.pool.Block.IsValid() && l.blocks[pool] == block:
 		return true, nil
 	case s.pool.Block.IsValid():
 		return false, fmt.Errorf("%w: the configuration says block = %q", ErrForeign, s.pool.Block)
-	case !block.IsValid() || !within(block, s.pool.CIDR):
-		return false, fmt.Errorf("%w: it is not inside %s", ErrForeign, s.pool.CIDR)
 	}
 	for _, e := range l.leases {
 		if s.block.IsValid() && s.block.Contains(e.Address) {

@@ -21,6 +21,15 @@ type Tx struct {
 // Revision is the revision that a View sees; in an Update, the one that its commit makes if it changes something.
 func (tx *Tx) Revision() uint64 { return tx.rev }
 
+// note counts a write.
+func (tx *Tx) note(bucket string, change tally) {
+	tx.changes++
+	if tx.tally == nil {
+		tx.tally = make(map[string]tally)
+	}
+	tx.tally[bucket] = tx.tally[bucket].plus(change)
+}
+
 // Bucket is a named map of JSON-coded values in the store. It comes into being with its first Put.
 //
 // Every value is stored behind a checksum over its key and itself, and the store keeps a tally of the values of each

@@ -169,12 +169,12 @@ func memoryInUse() uint64 {
 // verifyValues reads every value of every bucket, and misses those that should be there.
 func verifyValues(bolt *bbolt.Tx) error {
 	tx := &Tx{bolt: bolt}
-	s, err := tx.state()
-	if err != nil {
+	_, noSchema := must(tx, metaNumber(), keySchema)
+	_, noRevision := must(tx, metaNumber(), keyRevision)
+	_, noNode := must(tx, metaNode(), keyNode)
+	want, err := must(tx, metaTally(), keyTally)
+	if err := errors.Join(noSchema, noRevision, noNode, err); err != nil {
 		return err
-	}
-	if _, found, err := metaSchema().Get(tx, keySchema); err != nil || !found {
-		return errors.Join(errors.New("it has no schema version"), err)
 	}
 	have := make(map[string]tally)
 	err = bolt.ForEach(func(name []byte, b *bbolt.Bucket) error {
@@ -196,8 +196,8 @@ func verifyValues(bolt *bbolt.Tx) error {
 		return err
 	}
 	delete(have, metaName)
-	if !maps.Equal(have, s.Tally) {
-		return fmt.Errorf("values are missing: it has %v, and should have %v", have, s.Tally)
+	if !maps.Equal(have, want) {
+		return fmt.Errorf("values are missing: it has %v, and should have %v", have, want)
 	}
 	return nil
 }

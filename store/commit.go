@@ -186,14 +186,7 @@ func (db *DB) beginWrite() (*Tx, error) {
 	if err != nil {
 		return nil, fmt.Errorf("update store: %w", err)
 	}
-	tx := &Tx{bolt: b}
-	s, err := tx.state()
-	if err != nil {
-		db.rollback(tx)
-		return nil, fmt.Errorf("update store: %w", err)
-	}
-	tx.rev = s.Revision + 1
-	return tx, nil
+	return &Tx{bolt: b, rev: db.revision.Load() + 1}, nil
 }
 
 func (db *DB) rollback(tx *Tx) {
@@ -208,7 +201,9 @@ func (db *DB) finish(tx *Tx) error {
 		db.rollback(tx)
 		return nil
 	}
-	if err := tx.seal(); err != nil {
+	after := sums(db.tally, tx.tally)
+	err := errors.Join(metaNumber().Put(tx, keyRevision, tx.rev), metaTally().Put(tx, keyTally, after))
+	if err != nil {
 		db.rollback(tx)
 		return err
 	}
@@ -216,6 +211,7 @@ func (db *DB) finish(tx *Tx) error {
 		return db.commitFailed(tx.rev, err)
 	}
 	db.revision.Store(tx.rev)
+	db.tally = after
 	select {
 	case db.changed <- struct{}{}:
 	default:

@@ -44,6 +44,7 @@ type DB struct {
 	path     string
 	node     uuid.UUID
 	revision atomic.Uint64
+	tally    map[string]tally // of the last commit; the leader's
 	changed  chan struct{}
 	queue    queue
 
@@ -75,20 +76,20 @@ func openSchema(ctx context.Context, path string, o Options, s schema) (*DB, err
 	return db, nil
 }
 
-// begin migrates the schema where needed and reads what the store knows about itself.
+// begin reads what the store knows about itself, and migrates the schema where needed.
 func (db *DB) begin(ctx context.Context, s schema) error {
-	if err := db.migrate(ctx, s); err != nil {
-		return err
-	}
-	return db.View(func(tx *Tx) error {
+	err := db.View(func(tx *Tx) (err error) {
 		db.revision.Store(tx.rev)
-		id, found, err := metaNode().Get(tx, keyNode)
-		if err == nil && !found {
-			err = fmt.Errorf("%w: it has no node identity", ErrCorrupt)
+		if db.node, err = must(tx, metaNode(), keyNode); err != nil {
+			return err
 		}
-		db.node = id
+		db.tally, err = must(tx, metaTally(), keyTally)
 		return err
 	})
+	if err != nil {
+		return err
+	}
+	return db.migrate(ctx, s)
 }
 
 // Close waits for running transactions and closes the file. Later calls return ErrClosed.
@@ -109,11 +110,10 @@ func (db *DB) View(fn func(*Tx) error) error {
 	}
 	return db.bolt.View(func(b *bbolt.Tx) error {
 		tx := &Tx{bolt: b}
-		s, err := tx.state()
-		if err != nil {
+		var err error
+		if tx.rev, err = must(tx, metaNumber(), keyRevision); err != nil {
 			return fmt.Errorf("read store: %w", err)
 		}
-		tx.rev = s.Revision
 		if err := fn(tx); err != nil {
 			return err
 		}

@@ -10,53 +10,24 @@ import (
 
 // What the store knows about itself.
 const (
-	metaName  = "meta"
-	keySchema = "schema"
-	keyNode   = "node"
-	keyState  = "state"
+	metaName    = "meta"
+	keySchema   = "schema"
+	keyNode     = "node"
+	keyRevision = "revision"
+	keyTally    = "tally"
 )
 
-func metaSchema() Bucket[uint64]  { return Bucket[uint64]{metaName} }
-func metaNode() Bucket[uuid.UUID] { return Bucket[uuid.UUID]{metaName} }
-func metaState() Bucket[state]    { return Bucket[state]{metaName} }
+func metaNumber() Bucket[uint64]          { return Bucket[uint64]{metaName} }
+func metaNode() Bucket[uuid.UUID]         { return Bucket[uuid.UUID]{metaName} }
+func metaTally() Bucket[map[string]tally] { return Bucket[map[string]tally]{metaName} }
 
-// state changes with every commit.
-type state struct {
-	Revision uint64           `json:"revision"`
-	Tally    map[string]tally `json:"tally"` // by bucket
-}
-
-// state reads it. Its absence is damage: it is made with the file.
-func (tx *Tx) state() (state, error) {
-	s, found, err := metaState().Get(tx, keyState)
+// must is the value of a meta key. Its absence is damage: all are made with the file.
+func must[V any](tx *Tx, b Bucket[V], key string) (V, error) {
+	v, found, err := b.Get(tx, key)
 	if err == nil && !found {
-		err = fmt.Errorf("%w: it has no revision", ErrCorrupt)
+		err = fmt.Errorf("%w: it has no %s", ErrCorrupt, key)
 	}
-	return s, err
-}
-
-// note counts a write.
-func (tx *Tx) note(bucket string, change tally) {
-	tx.changes++
-	if tx.tally == nil {
-		tx.tally = make(map[string]tally)
-	}
-	tx.tally[bucket] = tx.tally[bucket].plus(change)
-}
-
-// seal writes the state that the transaction makes.
-func (tx *Tx) seal() error {
-	s, err := tx.state()
-	if err != nil {
-		return err
-	}
-	s.Revision = tx.rev
-	for bucket, change := range tx.tally {
-		if bucket != metaName {
-			s.Tally[bucket] = s.Tally[bucket].plus(change)
-		}
-	}
-	return metaState().Put(tx, keyState, s)
+	return v, err
 }
 
 // schema is a version of the file's contents, and the way to it.
@@ -71,16 +42,13 @@ func current() schema { return schema{version: 1} }
 // migrate brings the file to s in one commit, or makes the meta of a new file.
 func (db *DB) migrate(ctx context.Context, s schema) error {
 	var have uint64
-	var found bool
 	err := db.View(func(tx *Tx) (err error) {
-		have, found, err = metaSchema().Get(tx, keySchema)
+		have, err = must(tx, metaNumber(), keySchema)
 		return err
 	})
 	switch {
 	case err != nil:
 		return err
-	case !found:
-		return fmt.Errorf("%w: it has no schema version", ErrCorrupt)
 	case have > s.version:
 		return fmt.Errorf("%w: its schema is %d and this binary knows %d: "+
 			"install the fairlead that wrote it, or a later one", ErrNewer, have, s.version)
@@ -97,7 +65,7 @@ func (db *DB) migrate(ctx context.Context, s schema) error {
 				return fmt.Errorf("migrate schema %d to %d: %w", v, v+1, err)
 			}
 		}
-		return metaSchema().Put(tx, keySchema, s.version)
+		return metaNumber().Put(tx, keySchema, s.version)
 	})
 }
 
@@ -109,7 +77,8 @@ func found(tx *Tx, version uint64) error {
 	}
 	return errors.Join(
 		metaNode().Put(tx, keyNode, id),
-		metaSchema().Put(tx, keySchema, version),
-		metaState().Put(tx, keyState, state{Revision: 1, Tally: map[string]tally{}}),
+		metaNumber().Put(tx, keySchema, version),
+		metaNumber().Put(tx, keyRevision, 1),
+		metaTally().Put(tx, keyTally, map[string]tally{}),
 	)
 }

@@ -6,6 +6,7 @@ import (
 	"errors"
 	"fmt"
 	"hash/crc32"
+	"maps"
 )
 
 // sumSize is the length of the checksum in front of every value.
@@ -48,6 +49,17 @@ func (t tally) add(sealed []byte, n int) tally {
 }
 
 func (t tally) plus(u tally) tally { return tally{Count: t.Count + u.Count, Sum: t.Sum ^ u.Sum} }
+
+// sums are the tallies of all buckets after a change, which is given as the difference.
+func sums(before, change map[string]tally) map[string]tally {
+	after := maps.Clone(before)
+	for bucket, t := range change {
+		if bucket != metaName {
+			after[bucket] = after[bucket].plus(t)
+		}
+	}
+	return after
+}
 
 func decode[V any](bucket, key string, sealed []byte) (v V, err error) {
 	data, err := unseal(key, sealed)
