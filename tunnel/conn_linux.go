@@ -74,7 +74,9 @@ func (c *conn) setup() error {
 func (c *conn) close() error {
 	c.mu.Lock()
 	defer c.mu.Unlock()
-	return unix.Close(c.fd)
+	fd := c.fd
+	c.fd = -1 // whoever comes late must not write to what gets the number next
+	return unix.Close(fd)
 }
 
 // do sends the requests and returns the error of each, nil where the kernel did it. Answers other than that go to

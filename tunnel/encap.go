@@ -27,7 +27,7 @@ const (
 	ReasonUnreachable = "next-hop-unreachable"
 	ReasonNoCommon    = "no-common-encap"
 	ReasonUnsupported = "encap-unsupported-by-kernel"
-	ReasonOwn         = "own-prefix"
+	ReasonOwn         = "own-block"
 )
 
 // Hop is what the kernel's own route lookup says of a next hop. The zero value is a next hop that can not be reached.

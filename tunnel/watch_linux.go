@@ -21,8 +21,8 @@ const (
 //
 // What touches our own objects, links and addresses pokes at once. Foreign routes, which may change by the thousand but
 // may also be the way to a peer, and events of the namespaces that our links lead to poke at most every 100 ms. What we
-// wrote ourselves does not poke, nor do neighbours that the kernel resolves. An overflow of the socket pokes: something
-// was missed. It needs CAP_NET_BROADCAST to hear other namespaces.
+// wrote ourselves does not poke, nor do neighbours that the kernel resolves. An overflow of the socket pokes too, since
+// something was missed. It needs CAP_NET_BROADCAST to hear other namespaces.
 func (k *Kernel) Watch(ctx context.Context) (<-chan struct{}, error) {
 	return k.watch(ctx, watchRoom)
 }
@@ -123,13 +123,16 @@ func (w *watcher) run(ctx context.Context) {
 	buf, control := make([]byte, bufferSize), make([]byte, 64)
 	for ctx.Err() == nil {
 		u, err := w.receive(buf, control)
-		switch {
-		case errors.Is(err, unix.ENOBUFS):
-			// Which links are ours may be among what was missed. If they can not be read now, a link event pokes anyway.
+		if err != nil {
+			// An overflow, as a rule, and more will follow. Which links are ours may be among what was missed; if they can
+			// not be read now, link events poke anyway.
+			select {
+			case <-ctx.Done():
+				return
+			case <-time.After(quiet):
+			}
 			_ = w.learn(ctx)
 			u = now
-		case err != nil:
-			return
 		}
 		switch {
 		case u == now:
