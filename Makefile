@@ -10,7 +10,7 @@ NMDIR      := $(if $(filter /usr,$(PREFIX)),$(LIBDIR)/NetworkManager/conf.d,$(SY
 GOLANGCI_LINT := v2.15.0
 GOVULNCHECK   := v1.8.0
 # Inputs per fuzz target. A count, not a time: the same work on a slow machine.
-FUZZ_INPUTS   ?= 20000
+FUZZ_INPUTS   ?= 5000
 TEST_TIMEOUT  ?= 20m
 
 # Where `.ci/deps` puts Go on a machine that has none; the underscore hides it from ./...
@@ -53,7 +53,8 @@ kernel: build ## the tests of whole hosts
 
 fuzz: ## each fuzz target for FUZZ_INPUTS inputs
 	@set -e; for dir in $$(grep -rl --include='*_test.go' '^func Fuzz' . | xargs -r -n 1 dirname | sort -u); do \
-	  for target in $$(go test -list '^Fuzz' $$dir | grep '^Fuzz'); do \
+	  list=$$(go test -list '^Fuzz' $$dir); \
+	  for target in $$(echo "$$list" | grep '^Fuzz'); do \
 	    echo "$$dir: $$target"; \
 	    go test -run '^$$' -fuzz "^$$target$$" -fuzztime $(FUZZ_INPUTS)x -fuzzminimizetime 5s $$dir; \
 	  done; \
