@@ -110,6 +110,21 @@ func world(h *nettest.Host) string {
 	return strings.Join(all, "")
 }
 
+// run gives iproute2 many commands at once.
+func run(t *testing.T, h host, lines string) {
+	t.Helper()
+	must(t, commands(h, lines))
+}
+
+func commands(h host, lines string) error {
+	c := h.Command(context.Background(), "ip", "-batch", "-")
+	c.Stdin = strings.NewReader(lines)
+	if out, err := c.CombinedOutput(); err != nil {
+		return fmt.Errorf("ip -batch: %w: %s", err, out)
+	}
+	return nil
+}
+
 func addr(s string) netip.Addr     { return netip.MustParseAddr(s) }
 func prefix(s string) netip.Prefix { return netip.MustParsePrefix(s) }
 

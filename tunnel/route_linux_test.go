@@ -288,3 +288,34 @@ func TestShadowedRoutesAreTold(t *testing.T) {
 		t.Errorf("shadowed (-want +have):\n%s", diff)
 	}
 }
+
+// Tables that change while they are read are read again, and what is ours is never missed.
+func TestRoutesAreReadWholeWhileOthersWrite(t *testing.T) {
+	t.Parallel()
+	h := newHost(t)
+	want := make(map[tunnel.RouteKey]tunnel.Route)
+	for _, s := range lines("10.88.%d.%d/32", 500) {
+		want[main4(s)] = tunnel.Route{Kind: tunnel.Unicast, Source: addr("192.0.2.1"),
+			Hops: hops(tunnel.NextHop{Via: addr("192.0.2.2"), Dev: "uplink"})}
+	}
+	settle(t, h.k.Routes(), want)
+	var churn strings.Builder
+	for i := range 60 {
+		fmt.Fprintf(&churn, "route add 203.0.113.%d via 192.0.2.7\nlink add x%d type veth peer name y%d\n", i, i%5, i%5)
+		fmt.Fprintf(&churn, "route del 203.0.113.%d via 192.0.2.7\nlink del x%d\n", i, i%5)
+	}
+	done := make(chan error, 1)
+	go func() { done <- commands(h, churn.String()) }()
+	for reads := 0; ; reads++ {
+		if diff := cmp.Diff(want, list(t, h.k.Routes()), compareValues); diff != "" {
+			t.Fatalf("read %d (-want +have):\n%s", reads, diff)
+		}
+		select {
+		case err := <-done:
+			must(t, err)
+			t.Logf("%d reads", reads)
+			return
+		default:
+		}
+	}
+}

@@ -43,6 +43,7 @@ func poked(pokes <-chan struct{}) bool {
 }
 
 func TestWatchPokesOnWhatConcernsUs(t *testing.T) {
+	t.Parallel()
 	h := routeHost(t)
 	inside := nettest.NewHost(t, "inside")
 	h.IP("link add flaaaaaaaaaa type veth peer name eth0 netns " + strings.TrimPrefix(inside.Path, "/run/netns/"))
@@ -82,6 +83,7 @@ func TestWatchPokesOnWhatConcernsUs(t *testing.T) {
 }
 
 func TestWatchIsQuiet(t *testing.T) {
+	t.Parallel()
 	h := routeHost(t)
 	pokes := watch(t, h)
 	// What we write ourselves.
@@ -122,17 +124,8 @@ func TestWatchIsQuiet(t *testing.T) {
 	}
 }
 
-// run gives iproute2 many commands at once.
-func run(t *testing.T, h host, commands string) {
-	t.Helper()
-	c := h.Command(t.Context(), "ip", "-batch", "-")
-	c.Stdin = strings.NewReader(commands)
-	if out, err := c.CombinedOutput(); err != nil {
-		t.Fatalf("ip -batch: %v: %s", err, out)
-	}
-}
-
 func TestWatchSurvivesAnOverflow(t *testing.T) {
+	t.Parallel()
 	h := newHost(t)
 	ctx, cancel := background(t)
 	pokes, err := h.k.WatchWith(ctx, 1)
