@@ -17,7 +17,7 @@ func (l *Links) Delete(ctx context.Context, hostIf string) error {
 	defer l.turn(hostIf).Unlock()
 	err := l.with(func(w *wire) error {
 		v, found, err := w.linkNamed(hostIf)
-		if err != nil || !found || !ours(v) {
+		if err != nil || !found || !v.ours() {
 			return err
 		}
 		return l.remove(w, v.index)

@@ -2,7 +2,6 @@ package endpoint
 
 import (
 	"net/netip"
-	"syscall"
 
 	"github.com/vishvananda/netlink"
 	"github.com/vishvananda/netlink/nl"
@@ -13,7 +12,7 @@ import (
 type fitting struct {
 	name string // as errors and reports of drift call it
 	held bool
-	put  *nl.NetlinkRequest
+	put  func() *nl.NetlinkRequest
 	link bool  // it is about the interface: a change of it may take the others away
 	way  route // what it is about, if it is a route
 }
@@ -21,19 +20,24 @@ type fitting struct {
 // fittings are what r needs, in the order in which the kernel accepts them, each with whether in has it.
 func fittings(r Row, in *interior) []fitting {
 	self, mtu := in.self, nl.Uint32Attr(uint32(r.MTU))
-	set := func(kind int, data []byte) *nl.NetlinkRequest { return setLink(self.index, nl.NewRtAttr(kind, data)) }
+	set := func(kind int, data []byte) func() *nl.NetlinkRequest {
+		return func() *nl.NetlinkRequest { return setLink(self.index, nl.NewRtAttr(kind, data)) }
+	}
+	up := func(index int) func() *nl.NetlinkRequest {
+		return func() *nl.NetlinkRequest { return setUp(index, true) }
+	}
 	out := []fitting{
-		{name: "loopback up", held: in.lo.up, put: setUp(1, true)},
+		{name: "loopback up", held: in.lo.up, put: up(1)},
 		{link: true, name: "MTU", held: self.mtu == r.MTU, put: set(unix.IFLA_MTU, mtu)},
 		{link: true, name: "hardware address", held: self.mac == r.MAC, put: set(unix.IFLA_ADDRESS, r.MAC[:])},
 		{link: true, name: "name " + r.IfName, held: self.name == r.IfName,
 			put: set(unix.IFLA_IFNAME, nl.ZeroTerminated(r.IfName))},
 	}
-	if len(self.conf6) > 0 {
-		out = append(out, fitting{link: true, name: "quiet IPv6", held: self.genMode == addrGenNone,
-			put: setLink(self.index, settings(false, true))})
+	if self.genMode6 >= 0 {
+		out = append(out, fitting{link: true, name: "quiet IPv6", held: self.genMode6 == addrGenNone,
+			put: func() *nl.NetlinkRequest { return setLink(self.index, settings(false, true)) }})
 	}
-	out = append(out, fitting{link: true, name: "interface up", held: self.up, put: setUp(self.index, true)})
+	out = append(out, fitting{link: true, name: "interface up", held: self.up, put: up(self.index)})
 	for _, a := range r.addrs() {
 		out = append(out, in.family(a)...)
 	}
@@ -47,8 +51,8 @@ func (in *interior) family(a netip.Addr) []fitting {
 		gw, metric = gateway6(), metric6
 	}
 	out := []fitting{
-		{name: "address " + a.String(), held: in.addrs[a], put: putAddr(in.self.index, a)},
-		{name: "neighbour " + gw.String(), held: in.neighs[gw] == hostMAC(), put: putNeigh(in.self.index, gw)},
+		{name: "address " + a.String(), held: in.addrs[a], put: in.putAddr(a)},
+		{name: "neighbour " + gw.String(), held: in.neighs[gw] == hostMAC(), put: in.putNeigh(gw)},
 	}
 	if a.Is4() {
 		out = append(out, in.way(route{dst: netip.PrefixFrom(gw, 32), dev: in.self.index}))
@@ -66,7 +70,7 @@ func (in *interior) way(want route) fitting {
 	if r, found := in.rival(want); found && r.dev == want.dev {
 		flags = unix.NLM_F_CREATE | unix.NLM_F_REPLACE
 	}
-	return fitting{name: "route " + want.String(), held: in.held(want), put: putRoute(want, flags), way: want}
+	return fitting{name: "route " + want.String(), held: in.held(want), put: want.put(flags), way: want}
 }
 
 func (r route) String() string {
@@ -76,41 +80,47 @@ func (r route) String() string {
 	return r.dst.String()
 }
 
-func putAddr(index int, a netip.Addr) *nl.NetlinkRequest {
-	msg := nl.NewIfAddrmsg(family(a))
-	msg.Index, msg.Prefixlen = uint32(index), uint8(a.BitLen())
-	attrs := []*nl.RtAttr{nl.NewRtAttr(unix.IFA_LOCAL, a.AsSlice()), nl.NewRtAttr(unix.IFA_ADDRESS, a.AsSlice())}
-	if a.Is6() {
-		// Nobody else is on this link, so there is nothing to wait for; and a route to one's own address is no use.
-		attrs = append(attrs, nl.NewRtAttr(unix.IFA_FLAGS, nl.Uint32Attr(unix.IFA_F_NODAD|unix.IFA_F_NOPREFIXROUTE)))
+func (in *interior) putAddr(a netip.Addr) func() *nl.NetlinkRequest {
+	return func() *nl.NetlinkRequest {
+		msg := nl.NewIfAddrmsg(family(a))
+		msg.Index, msg.Prefixlen = uint32(in.self.index), uint8(a.BitLen())
+		attrs := []*nl.RtAttr{nl.NewRtAttr(unix.IFA_LOCAL, a.AsSlice()), nl.NewRtAttr(unix.IFA_ADDRESS, a.AsSlice())}
+		if a.Is6() {
+			// Nobody else is on this link, so there is nothing to wait for; and a route to one's own address is no use.
+			attrs = append(attrs, nl.NewRtAttr(unix.IFA_FLAGS, nl.Uint32Attr(unix.IFA_F_NODAD|unix.IFA_F_NOPREFIXROUTE)))
+		}
+		return request(unix.RTM_NEWADDR, unix.NLM_F_CREATE|unix.NLM_F_REPLACE|unix.NLM_F_ACK, msg, attrs...)
 	}
-	return request(unix.RTM_NEWADDR, unix.NLM_F_CREATE|unix.NLM_F_REPLACE|unix.NLM_F_ACK, msg, attrs...)
 }
 
-func putNeigh(index int, ip netip.Addr) *nl.NetlinkRequest {
-	mac := hostMAC()
-	msg := &netlink.Ndmsg{Family: uint8(family(ip)), Index: uint32(index), State: unix.NUD_PERMANENT}
-	return request(unix.RTM_NEWNEIGH, unix.NLM_F_CREATE|unix.NLM_F_REPLACE|unix.NLM_F_ACK, msg,
-		nl.NewRtAttr(unix.NDA_DST, ip.AsSlice()), nl.NewRtAttr(unix.NDA_LLADDR, mac[:]))
+func (in *interior) putNeigh(ip netip.Addr) func() *nl.NetlinkRequest {
+	return func() *nl.NetlinkRequest {
+		mac := hostMAC()
+		msg := &netlink.Ndmsg{Family: uint8(family(ip)), Index: uint32(in.self.index), State: unix.NUD_PERMANENT}
+		return request(unix.RTM_NEWNEIGH, unix.NLM_F_CREATE|unix.NLM_F_REPLACE|unix.NLM_F_ACK, msg,
+			nl.NewRtAttr(unix.NDA_DST, ip.AsSlice()), nl.NewRtAttr(unix.NDA_LLADDR, mac[:]))
+	}
 }
 
-func putRoute(r route, flags int) *nl.NetlinkRequest {
-	msg := nl.NewRtMsg()
-	msg.Family, msg.Dst_len, msg.Protocol = uint8(family(r.dst.Addr())), uint8(r.dst.Bits()), routeProto
-	attrs := []*nl.RtAttr{nl.NewRtAttr(unix.RTA_OIF, nl.Uint32Attr(uint32(r.dev)))}
-	if r.dst.Bits() > 0 {
-		attrs = append(attrs, nl.NewRtAttr(unix.RTA_DST, r.dst.Addr().AsSlice()))
+func (r route) put(flags int) func() *nl.NetlinkRequest {
+	return func() *nl.NetlinkRequest {
+		msg := nl.NewRtMsg()
+		msg.Family, msg.Dst_len, msg.Protocol = uint8(family(r.dst.Addr())), uint8(r.dst.Bits()), routeProto
+		attrs := []*nl.RtAttr{nl.NewRtAttr(unix.RTA_OIF, nl.Uint32Attr(uint32(r.dev)))}
+		if r.dst.Bits() > 0 {
+			attrs = append(attrs, nl.NewRtAttr(unix.RTA_DST, r.dst.Addr().AsSlice()))
+		}
+		if r.via.IsValid() {
+			msg.Flags = unix.RTNH_F_ONLINK
+			attrs = append(attrs, nl.NewRtAttr(unix.RTA_GATEWAY, r.via.AsSlice()))
+		} else {
+			msg.Scope = unix.RT_SCOPE_LINK
+		}
+		return request(unix.RTM_NEWROUTE, flags|unix.NLM_F_ACK, msg, attrs...)
 	}
-	if r.via.IsValid() {
-		msg.Flags = unix.RTNH_F_ONLINK
-		attrs = append(attrs, nl.NewRtAttr(unix.RTA_GATEWAY, r.via.AsSlice()))
-	} else {
-		msg.Scope = unix.RT_SCOPE_LINK
-	}
-	return request(unix.RTM_NEWROUTE, flags|unix.NLM_F_ACK, msg, attrs...)
 }
 
-func decodeRoute(msg *nl.RtMsg, attrs []syscall.NetlinkRouteAttr) route {
+func decodeRoute(msg *nl.RtMsg, attrs []byte) route {
 	r := route{via: address(attrs, unix.RTA_GATEWAY)}
 	dst := address(attrs, unix.RTA_DST)
 	if !dst.IsValid() {
@@ -120,24 +130,22 @@ func decodeRoute(msg *nl.RtMsg, attrs []syscall.NetlinkRouteAttr) route {
 		}
 	}
 	r.dst = netip.PrefixFrom(dst, int(msg.Dst_len))
-	for _, a := range attrs {
-		switch a.Attr.Type {
+	for kind, v := range attributes(attrs) {
+		switch kind {
 		case unix.RTA_OIF:
-			r.dev = number(a.Value)
+			r.dev = number(v)
 		case unix.RTA_PRIORITY:
-			r.metric = number(a.Value)
+			r.metric = number(v)
 		}
 	}
 	return r
 }
 
-// address is the first of the attributes of these kinds that holds an address.
-func address(attrs []syscall.NetlinkRouteAttr, kinds ...uint16) netip.Addr {
-	for _, k := range kinds {
-		for _, a := range attrs {
-			if ip, ok := netip.AddrFromSlice(a.Value); ok && a.Attr.Type == k {
-				return ip
-			}
+// address is the first attribute of this kind that holds an address.
+func address(attrs []byte, want uint16) netip.Addr {
+	for kind, v := range attributes(attrs) {
+		if ip, ok := netip.AddrFromSlice(v); ok && kind == want {
+			return ip
 		}
 	}
 	return netip.Addr{}

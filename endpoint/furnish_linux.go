@@ -73,7 +73,7 @@ func (in *interior) put(w *wire, wanted []fitting) error {
 	var reqs []*nl.NetlinkRequest
 	for _, f := range wanted {
 		if !f.held {
-			lacking, reqs = append(lacking, f), append(reqs, f.put)
+			lacking, reqs = append(lacking, f), append(reqs, f.put())
 		}
 	}
 	results, err := w.apply(reqs...)
@@ -96,7 +96,7 @@ func (in *interior) enable6(r Row) error {
 	return writeConf6(in.self.name, "disable_ipv6", "0")
 }
 
-func (in *interior) disabled6() bool { return setting(in.self.conf6, conf6Disable, 0) != 0 }
+func (in *interior) disabled6() bool { return in.self.disable6 > 0 }
 
 // blame names what stands in the way of a route.
 func (in *interior) blame(w *wire, f fitting, err error) error {

@@ -15,7 +15,7 @@ func (l *Links) Inspect(ctx context.Context, rows []Row) (drifted []string, err 
 	err = l.with(func(w *wire) error {
 		veths, err := w.links("veth")
 		for _, v := range veths {
-			if ours(v) {
+			if v.ours() {
 				pairs[v.name] = v
 			}
 		}
@@ -24,23 +24,29 @@ func (l *Links) Inspect(ctx context.Context, rows []Row) (drifted []string, err 
 	if err != nil {
 		return nil, fmt.Errorf("inspect endpoints: %w", err)
 	}
-	for _, r := range rows {
-		v, found := pairs[r.HostIf]
-		if !found || ctx.Err() != nil {
-			continue
+	err = abroad(func(enter func(namespace) error) (err error) {
+		buf := l.buffer()
+		defer l.bufs.Put((*[wireBuffer]byte)(buf))
+		for _, r := range rows {
+			v, found := pairs[r.HostIf]
+			if !found || ctx.Err() != nil {
+				continue
+			}
+			fine, inspectErr := r.fine(v, enter, buf)
+			if inspectErr != nil {
+				err = errors.Join(err, fmt.Errorf("inspect endpoint %s in %s: %w", r.Name, r.NetNS, inspectErr))
+			} else if !fine {
+				drifted = append(drifted, r.HostIf)
+			}
 		}
-		fine, inspectErr := r.fine(v)
-		if inspectErr != nil {
-			err = errors.Join(err, fmt.Errorf("inspect endpoint %s in %s: %w", r.Name, r.NetNS, inspectErr))
-		} else if !fine {
-			drifted = append(drifted, r.HostIf)
-		}
-	}
+		return err
+	})
 	return drifted, errors.Join(err, ctx.Err())
 }
 
-// fine says whether the inside of the pair with host side v is as r says, as far as there is an inside.
-func (r Row) fine(v link) (fine bool, err error) {
+// fine says whether the inside of the pair with host side v is as r says, as far as there is an inside. It leaves its
+// thread there.
+func (r Row) fine(v link, enter func(namespace) error, buf []byte) (bool, error) {
 	ns, err := r.open()
 	if errors.Is(err, ErrGone) {
 		return true, nil
@@ -49,18 +55,19 @@ func (r Row) fine(v link) (fine bool, err error) {
 		return false, err
 	}
 	defer ns.close()
-	err = ns.dial(func(w *wire) error {
-		in, err := survey(w, v)
-		if err != nil {
-			return err
-		}
-		fine = !in.lacks(r, false)
-		return nil
-	})
+	if err := enter(ns); err != nil {
+		return false, err
+	}
+	w, err := dial(buf)
+	if err != nil {
+		return false, err
+	}
+	defer w.close()
+	in, err := survey(w, v)
 	if errors.Is(err, errNotInside) {
 		return false, nil
 	}
-	return fine, err
+	return err == nil && !in.lacks(r, false), err
 }
 
 // Mend puts back what is missing inside, and on the host side; it is Put under the name that goes with Inspect.
@@ -76,7 +83,7 @@ func (l *Links) Gone(r Row) (bool, error) {
 	found := false
 	err := l.with(func(w *wire) error {
 		v, there, err := w.linkNamed(r.HostIf)
-		found = there && ours(v)
+		found = there && v.ours()
 		return err
 	})
 	if err != nil {

@@ -76,13 +76,15 @@ func (in *interior) surveyAddrs(w *wire) error {
 	}
 	reset := func() { in.addrs = map[netip.Addr]bool{} }
 	err := w.dump(ask, reset, func(data []byte) {
-		msg := nl.DeserializeIfAddrmsg(data)
-		attrs, err := nl.ParseRouteAttr(data[msg.Len():])
-		if err != nil || int(msg.Index) != in.self.index {
+		if len(data) < unix.SizeofIfAddrmsg || number(data[4:]) != in.self.index {
 			return
 		}
-		a := address(attrs, unix.IFA_LOCAL, unix.IFA_ADDRESS)
-		if a.IsValid() && int(msg.Prefixlen) == a.BitLen() {
+		attrs := data[unix.SizeofIfAddrmsg:]
+		a := address(attrs, unix.IFA_LOCAL)
+		if !a.IsValid() {
+			a = address(attrs, unix.IFA_ADDRESS)
+		}
+		if a.IsValid() && int(data[1]) == a.BitLen() {
 			in.addrs[a] = true
 		}
 	})
@@ -95,19 +97,17 @@ func (in *interior) surveyNeighs(w *wire) error {
 	}
 	reset := func() { in.neighs = map[netip.Addr]MAC{} }
 	err := w.dump(ask, reset, func(data []byte) {
-		if len(data) < unix.SizeofNdMsg {
+		if len(data) < unix.SizeofNdMsg || number(data[4:]) != in.self.index {
 			return
 		}
-		dev := int(int32(binary.NativeEndian.Uint32(data[4:])))
-		state := binary.NativeEndian.Uint16(data[8:])
-		attrs, err := nl.ParseRouteAttr(data[unix.SizeofNdMsg:])
-		if err != nil || dev != in.self.index || state&unix.NUD_PERMANENT == 0 {
+		if binary.NativeEndian.Uint16(data[8:])&unix.NUD_PERMANENT == 0 {
 			return
 		}
+		attrs := data[unix.SizeofNdMsg:]
 		var mac MAC
-		for _, a := range attrs {
-			if a.Attr.Type == unix.NDA_LLADDR {
-				copy(mac[:], a.Value)
+		for kind, v := range attributes(attrs) {
+			if kind == unix.NDA_LLADDR {
+				copy(mac[:], v)
 			}
 		}
 		if ip := address(attrs, unix.NDA_DST); ip.IsValid() {
@@ -123,15 +123,14 @@ func (in *interior) surveyRoutes(w *wire) error {
 	}
 	reset := func() { in.routes = nil }
 	err := w.dump(ask, reset, func(data []byte) {
-		msg := nl.DeserializeRtMsg(data)
-		if msg.Family != unix.AF_INET && msg.Family != unix.AF_INET6 {
+		if len(data) < unix.SizeofRtMsg {
 			return
 		}
-		attrs, err := nl.ParseRouteAttr(data[msg.Len():])
-		if err != nil || msg.Table != unix.RT_TABLE_MAIN || msg.Type != unix.RTN_UNICAST {
-			return
+		msg, attrs := nl.DeserializeRtMsg(data), data[unix.SizeofRtMsg:]
+		ip := msg.Family == unix.AF_INET || msg.Family == unix.AF_INET6
+		if ip && msg.Table == unix.RT_TABLE_MAIN && msg.Type == unix.RTN_UNICAST {
+			in.routes = append(in.routes, decodeRoute(msg, attrs))
 		}
-		in.routes = append(in.routes, decodeRoute(msg, attrs))
 	})
 	return wrap("list routes", err)
 }

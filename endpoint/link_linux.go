@@ -4,6 +4,7 @@ import (
 	"encoding/binary"
 	"errors"
 	"fmt"
+	"iter"
 
 	"github.com/vishvananda/netlink/nl"
 	"golang.org/x/sys/unix"
@@ -29,16 +30,12 @@ type link struct {
 	up                  bool
 	mtu, group          int
 	mac                 MAC
-	conf4, conf6        []int32 // empty: the protocol is not on this interface
-	genMode             uint8
+	tuning
 }
 
-// setting is the value at place i, or what it says when there is no such setting.
-func setting(conf []int32, i int, otherwise int32) int32 {
-	if i >= len(conf) {
-		return otherwise
-	}
-	return conf[i]
+// tuning is what /proc/sys/net/ipv[46]/conf shows of an interface; -1 is a setting that is not there.
+type tuning struct {
+	forwarding4, acceptRA6, disable6, force6, genMode6 int32
 }
 
 // vethRequest asks for the pair: the host side up, the inside down and already in its namespace and under its name.
@@ -158,19 +155,16 @@ func (w *wire) links(kind string) ([]link, error) {
 	return out, nil
 }
 
-// decodeLink reads an ifinfomsg and its attributes.
+// decodeLink reads an ifinfomsg and its attributes. It is the inner loop of every listing.
 func decodeLink(data []byte) (link, error) {
 	if len(data) < unix.SizeofIfInfomsg {
 		return link{}, fmt.Errorf("decode link: %d bytes are too few", len(data))
 	}
-	msg := nl.DeserializeIfInfomsg(data)
-	attrs, err := nl.ParseRouteAttr(data[unix.SizeofIfInfomsg:])
-	if err != nil {
-		return link{}, fmt.Errorf("decode link: %w", err)
+	l := link{
+		index: number(data[4:]), up: number(data[8:])&unix.IFF_UP != 0, peerNS: -1, tuning: tuning{-1, -1, -1, -1, -1},
 	}
-	l := link{index: int(msg.Index), up: msg.Flags&unix.IFF_UP != 0, peerNS: -1}
-	for _, a := range attrs {
-		switch v := a.Value; a.Attr.Type &^ unix.NLA_F_NESTED {
+	for kind, v := range attributes(data[unix.SizeofIfInfomsg:]) {
+		switch kind {
 		case unix.IFLA_IFNAME:
 			l.name = unix.ByteSliceToString(v)
 		case unix.IFLA_IFALIAS:
@@ -188,47 +182,60 @@ func decodeLink(data []byte) (link, error) {
 		case unix.IFLA_LINKINFO:
 			l.kind = decodeKind(v)
 		case unix.IFLA_AF_SPEC:
-			l.decodeSettings(v)
+			l.decodeTuning(v)
 		}
 	}
 	return l, nil
 }
 
 func decodeKind(info []byte) string {
-	attrs, err := nl.ParseRouteAttr(info)
-	if err != nil {
-		return ""
-	}
-	for _, a := range attrs {
-		if a.Attr.Type == nl.IFLA_INFO_KIND {
-			return unix.ByteSliceToString(a.Value)
+	for kind, v := range attributes(info) {
+		if kind == nl.IFLA_INFO_KIND {
+			if string(v) == "veth\x00" {
+				return "veth" // no copy of the most common one
+			}
+			return unix.ByteSliceToString(v)
 		}
 	}
 	return ""
 }
 
-// decodeSettings reads the per-interface settings of both protocols, the ones that /proc/sys/net/ipv[46]/conf shows.
-func (l *link) decodeSettings(spec []byte) {
-	families, err := nl.ParseRouteAttr(spec)
-	if err != nil {
-		return
-	}
-	for _, f := range families {
-		attrs, err := nl.ParseRouteAttr(f.Value)
-		if err != nil {
-			continue
-		}
-		for _, a := range attrs {
-			switch family := f.Attr.Type &^ unix.NLA_F_NESTED; {
-			case family == unix.AF_INET && a.Attr.Type == inetConf:
-				l.conf4 = append([]int32{0}, numbers(a.Value)...)
-			case family == unix.AF_INET6 && a.Attr.Type == unix.IFLA_INET6_CONF:
-				l.conf6 = numbers(a.Value)
-			case family == unix.AF_INET6 && a.Attr.Type == unix.IFLA_INET6_ADDR_GEN_MODE && len(a.Value) > 0:
-				l.genMode = a.Value[0]
+func (t *tuning) decodeTuning(spec []byte) {
+	for family, attrs := range attributes(spec) {
+		for kind, v := range attributes(attrs) {
+			switch {
+			case family == unix.AF_INET && kind == inetConf:
+				t.forwarding4 = place(v, conf4Forwarding-1)
+			case family == unix.AF_INET6 && kind == unix.IFLA_INET6_CONF:
+				t.acceptRA6, t.disable6 = place(v, conf6AcceptRA), place(v, conf6Disable)
+				t.force6 = place(v, conf6Force)
+			case family == unix.AF_INET6 && kind == unix.IFLA_INET6_ADDR_GEN_MODE && len(v) > 0:
+				t.genMode6 = int32(v[0])
 			}
 		}
 	}
+}
+
+// attributes goes through netlink attributes without copying them.
+func attributes(b []byte) iter.Seq2[uint16, []byte] {
+	return func(yield func(uint16, []byte) bool) {
+		for len(b) >= unix.SizeofRtAttr {
+			size := int(binary.NativeEndian.Uint16(b))
+			kind := binary.NativeEndian.Uint16(b[2:]) &^ (unix.NLA_F_NESTED | unix.NLA_F_NET_BYTEORDER)
+			if size < unix.SizeofRtAttr || size > len(b) || !yield(kind, b[unix.SizeofRtAttr:size]) {
+				return
+			}
+			b = b[min(len(b), (size+unix.RTA_ALIGNTO-1)&^(unix.RTA_ALIGNTO-1)):]
+		}
+	}
+}
+
+// place is the i-th of the numbers in b, -1 when there are fewer.
+func place(b []byte, i int) int32 {
+	if len(b) < 4*(i+1) {
+		return -1
+	}
+	return int32(number(b[4*i:]))
 }
 
 func number(b []byte) int {
@@ -236,12 +243,4 @@ func number(b []byte) int {
 		return 0
 	}
 	return int(int32(binary.NativeEndian.Uint32(b)))
-}
-
-func numbers(b []byte) []int32 {
-	out := make([]int32, 0, len(b)/4)
-	for ; len(b) >= 4; b = b[4:] {
-		out = append(out, int32(binary.NativeEndian.Uint32(b)))
-	}
-	return out
 }

@@ -5,9 +5,6 @@ import (
 	"errors"
 	"fmt"
 	"sync"
-
-	"github.com/vishvananda/netlink/nl"
-	"golang.org/x/sys/unix"
 )
 
 // Links are the endpoints' veth pairs, seen from the host's network namespace: the one that NewLinks was called in.
@@ -21,6 +18,7 @@ type Links struct {
 	turns [64]sync.Mutex // one call at a time for each host interface
 	tails sync.WaitGroup // deletions that the kernel has not finished
 	slots chan struct{}  // one for each of them
+	bufs  sync.Pool      // of *[wireBuffer]byte
 }
 
 const (
@@ -34,7 +32,7 @@ func NewLinks() (*Links, error) {
 	if err != nil {
 		return nil, fmt.Errorf("open own namespace: %w", err)
 	}
-	w, err := dial()
+	w, err := dial(make([]byte, wireBuffer))
 	if err != nil {
 		home.close()
 		return nil, err
@@ -59,7 +57,7 @@ func (l *Links) Close() error {
 func (l *Links) with(fn func(w *wire) error) error {
 	w := l.take()
 	if w == nil {
-		err := l.home.do(func() (err error) { w, err = dial(); return err })
+		err := l.home.do(func() (err error) { w, err = dial(l.buffer()); return err })
 		if err != nil {
 			return err
 		}
@@ -67,6 +65,19 @@ func (l *Links) with(fn func(w *wire) error) error {
 	err := fn(w)
 	l.give(w, errors.Is(err, errWire))
 	return err
+}
+
+// buffer is a wire's, used before or new. hangUp closes a wire and keeps its buffer.
+func (l *Links) buffer() []byte {
+	if b, ok := l.bufs.Get().(*[wireBuffer]byte); ok {
+		return b[:]
+	}
+	return make([]byte, wireBuffer)
+}
+
+func (l *Links) hangUp(w *wire) {
+	w.close()
+	l.bufs.Put((*[wireBuffer]byte)(w.buf))
 }
 
 func (l *Links) take() *wire {
@@ -127,110 +138,4 @@ func (l *Links) List(ctx context.Context) (map[string]Row, error) {
 		return nil, fmt.Errorf("list endpoints: %w", err)
 	}
 	return rows, nil
-}
-
-// row is what a host side says about its endpoint.
-func (l *Links) row(v link) (Row, bool) {
-	if !ours(v) {
-		return Row{}, false
-	}
-	r, err := parseAlias(v.alias)
-	if err != nil || !r.names(v.name) {
-		return Row{HostIf: v.name}, true
-	}
-	l.mu.Lock()
-	if full, ok := l.long[v.name]; ok && full.alias() == v.alias {
-		r = full
-	}
-	l.mu.Unlock()
-	r.HostIf, r.MTU = v.name, 0
-	if inOrder(v, r) {
-		r.MTU = v.mtu
-	}
-	return r, true
-}
-
-// ours says whether a link is a host side of ours, whole or half made.
-func ours(v link) bool {
-	if v.kind != "veth" || !hostIfShaped(v.name) {
-		return false
-	}
-	if r, err := parseAlias(v.alias); err == nil && r.names(v.name) {
-		return true
-	}
-	return v.group == linkGroup && v.mac == hostMAC()
-}
-
-// inOrder says whether a host side is as Put leaves it, but for alias and MTU.
-func inOrder(v link, r Row) bool {
-	return v.up && v.mac == hostMAC() && v.group == linkGroup &&
-		setting(v.conf4, conf4Forwarding, 0) == 1 && len(conf6Wanted(v, r)) == 0 &&
-		(len(v.conf6) == 0 || v.genMode == addrGenNone)
-}
-
-// conf6Wanted are the IPv6 settings of a host side that are not as they should be.
-//
-// A container that could send router advertisements would reroute its host (CVE-2020-10749), whatever its own family.
-func conf6Wanted(v link, r Row) map[string]string {
-	want := map[string]string{}
-	if setting(v.conf6, conf6AcceptRA, 0) != 0 {
-		want["accept_ra"] = "0"
-	}
-	if r.IP6.IsValid() && setting(v.conf6, conf6Disable, 0) != 0 {
-		want["disable_ipv6"] = "0"
-	}
-	if r.IP6.IsValid() && setting(v.conf6, conf6Force, 1) == 0 {
-		want["force_forwarding"] = "1"
-	}
-	return want
-}
-
-// mendHost puts right what differs on a host side.
-func (l *Links) mendHost(w *wire, v link, r Row) error {
-	mac := hostMAC()
-	var attrs []*nl.RtAttr
-	if v.alias != r.alias() {
-		attrs = append(attrs, nl.NewRtAttr(unix.IFLA_IFALIAS, []byte(r.alias())))
-	}
-	if v.mtu != r.MTU {
-		attrs = append(attrs, nl.NewRtAttr(unix.IFLA_MTU, nl.Uint32Attr(uint32(r.MTU))))
-	}
-	if v.mac != mac {
-		attrs = append(attrs, nl.NewRtAttr(unix.IFLA_ADDRESS, mac[:]))
-	}
-	if v.group != linkGroup {
-		attrs = append(attrs, nl.NewRtAttr(unix.IFLA_GROUP, nl.Uint32Attr(linkGroup)))
-	}
-	forward := setting(v.conf4, conf4Forwarding, 0) != 1
-	quiet := len(v.conf6) > 0 && v.genMode != addrGenNone
-	if forward || quiet {
-		attrs = append(attrs, settings(forward, quiet))
-	}
-	var reqs []*nl.NetlinkRequest
-	if len(attrs) > 0 {
-		reqs = append(reqs, setLink(v.index, attrs...))
-	}
-	if !v.up {
-		reqs = append(reqs, setUp(v.index, true))
-	}
-	results, err := w.apply(reqs...)
-	if err := errors.Join(append(results, err)...); err != nil {
-		return fmt.Errorf("set host interface %s: %w", r.HostIf, err)
-	}
-	return l.mendConf6(v, r)
-}
-
-func (l *Links) mendConf6(v link, r Row) error {
-	want := conf6Wanted(v, r)
-	if len(want) == 0 {
-		return nil
-	}
-	return l.home.do(func() error {
-		for key, value := range want {
-			if err := writeConf6(r.HostIf, key, value); err != nil {
-				return err
-			}
-		}
-		return nil
-	})
 }

@@ -78,12 +78,23 @@ func explain(err error, pid int) error {
 // It is false only on evidence: a path that can not be looked at counts as alive. A namespace whose path was removed can
 // live on in its processes, still using the address; see Gone.
 func Alive(r Row) bool {
+	if lives(r.NetNS, r.NSInode) {
+		return true
+	}
 	ns, err := enterable(r.NetNS)
 	if err != nil {
 		return !errors.Is(err, ErrGone) && !errors.Is(err, errNotNamespace)
 	}
 	defer ns.close()
 	return ns.inode == r.NSInode
+}
+
+// lives says whether path is a namespace file with this inode: two system calls, for a question that each pass asks
+// about each endpoint. All kinds of namespaces share one set of inodes, so it is a network namespace if it was one.
+func lives(path string, inode uint64) bool {
+	var st unix.Stat_t
+	var fs unix.Statfs_t
+	return unix.Stat(path, &st) == nil && st.Ino == inode && unix.Statfs(path, &fs) == nil && fs.Type == nsfsMagic
 }
 
 // namespace is an open network namespace. It keeps the namespace alive: close it soon.
@@ -149,9 +160,12 @@ func (ns namespace) do(fn func() error) error {
 	if done, err := ns.here(fn); done {
 		return err
 	}
-	result := make(chan error, 1)
-	go func() { result <- ns.visit(fn) }()
-	return <-result
+	return abroad(func(enter func(namespace) error) error {
+		if err := enter(ns); err != nil {
+			return err
+		}
+		return fn()
+	})
 }
 
 // here runs fn at once if the thread is in the namespace already, as every thread of the daemon is in the host's.
@@ -164,27 +178,34 @@ func (ns namespace) here(fn func() error) (done bool, err error) {
 	return true, fn()
 }
 
-// visit must run on a goroutine of its own: a thread that can not go home stays locked to it, and ends with it.
+// abroad runs fn on a thread of its own, which fn may take into namespaces, and which is brought home after it.
+func abroad(fn func(enter func(namespace) error) error) error {
+	result := make(chan error, 1)
+	go func() { result <- travel(fn) }()
+	return <-result
+}
+
+// travel must run on a goroutine of its own: a thread that can not go home stays locked to it, and ends with it.
 //
 // The main thread stays at home, since /proc/PID/ns/net shows what it does to everybody: while it is kept here, another
 // goroutine gets another thread.
-func (ns namespace) visit(fn func() error) error {
+func travel(fn func(enter func(namespace) error) error) error {
 	runtime.LockOSThread()
 	if unix.Gettid() == unix.Getpid() {
 		defer runtime.UnlockOSThread()
-		result := make(chan error, 1)
-		go func() { result <- ns.visit(fn) }()
-		return <-result
+		return abroad(fn)
 	}
 	home, err := unix.Open(ownNetNS, unix.O_RDONLY|unix.O_CLOEXEC, 0)
 	if err != nil {
 		return fmt.Errorf("open own namespace: %w", err)
 	}
 	defer unix.Close(home)
-	if err := unix.Setns(ns.fd, unix.CLONE_NEWNET); err != nil {
-		return fmt.Errorf("enter namespace: %w", err)
-	}
-	err = fn()
+	err = fn(func(ns namespace) error {
+		if err := unix.Setns(ns.fd, unix.CLONE_NEWNET); err != nil {
+			return fmt.Errorf("enter namespace: %w", err)
+		}
+		return nil
+	})
 	if unix.Setns(home, unix.CLONE_NEWNET) == nil {
 		runtime.UnlockOSThread()
 	}

@@ -53,6 +53,16 @@ func (l *Links) put(ctx context.Context, hostIf string, r Row) error {
 
 // open opens the namespace of r.
 func (r Row) open() (namespace, error) {
+	if lives(r.NetNS, r.NSInode) {
+		fd, err := unix.Open(r.NetNS, unix.O_RDONLY|unix.O_CLOEXEC|unix.O_NONBLOCK, 0)
+		var st unix.Stat_t
+		if err == nil && unix.Fstat(fd, &st) == nil && st.Ino == r.NSInode {
+			return namespace{fd: fd, inode: st.Ino}, nil
+		}
+		if err == nil {
+			_ = unix.Close(fd)
+		}
+	}
 	ns, err := enterable(r.NetNS)
 	if errors.Is(err, errNotNamespace) {
 		err = fmt.Errorf("%w: %w", err, ErrGone)
@@ -69,7 +79,7 @@ func (r Row) open() (namespace, error) {
 
 // reuse mends the pair whose host side is v. It is not whole when it had to be removed, since its inside is elsewhere.
 func (l *Links) reuse(w *wire, v link, r Row, ns namespace) (whole bool, err error) {
-	if !ours(v) {
+	if !v.ours() {
 		return false, fmt.Errorf("interface %s (%s) on the host has a name of ours but is %w; remove it: ip link del %s",
 			v.name, v.kind, ErrForeign, v.name)
 	}
@@ -122,7 +132,12 @@ func (l *Links) fit(w *wire, v link, r Row, ns namespace, look func(*wire, link)
 	if err := l.mendHost(w, v, r); err != nil {
 		return err
 	}
-	err := ns.dial(func(inside *wire) error {
+	err := ns.do(func() error {
+		inside, err := dial(l.buffer())
+		if err != nil {
+			return err
+		}
+		defer l.hangUp(inside)
 		in, err := look(inside, v)
 		if err != nil {
 			return err
@@ -134,18 +149,6 @@ func (l *Links) fit(w *wire, v link, r Row, ns namespace, look func(*wire, link)
 	}
 	_, _, err = w.linkAt(v.index)
 	return err
-}
-
-// dial runs fn on a thread in the namespace, with a wire into it that is closed again.
-func (ns namespace) dial(fn func(w *wire) error) error {
-	return ns.do(func() error {
-		w, err := dial()
-		if err != nil {
-			return err
-		}
-		defer w.close()
-		return fn(w)
-	})
 }
 
 // namespaceID is the number by which the host's namespace knows ns; -1 when it does not.

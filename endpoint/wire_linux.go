@@ -28,13 +28,13 @@ const (
 	wireTimeout = 10       // seconds; the kernel answers within the call
 )
 
-// dial opens a wire in the namespace of the calling thread.
-func dial() (*wire, error) {
+// dial opens a wire in the namespace of the calling thread. It reads into buf.
+func dial(buf []byte) (*wire, error) {
 	fd, err := unix.Socket(unix.AF_NETLINK, unix.SOCK_RAW|unix.SOCK_CLOEXEC, unix.NETLINK_ROUTE)
 	if err != nil {
 		return nil, fmt.Errorf("open netlink socket: %w", err)
 	}
-	w := &wire{fd: fd, buf: make([]byte, wireBuffer)}
+	w := &wire{fd: fd, buf: buf}
 	err = errors.Join(
 		unix.SetsockoptInt(fd, unix.SOL_NETLINK, unix.NETLINK_EXT_ACK, 1),
 		unix.SetsockoptInt(fd, unix.SOL_NETLINK, unix.NETLINK_CAP_ACK, 1),
