@@ -69,26 +69,50 @@ func printValue(w io.Writer, f format, v any) error {
 	return printRaw(w, f, raw)
 }
 
-// printYAML writes JSON as YAML. JSON read as YAML keeps the order of its fields; only its look must go.
+// printYAML writes JSON as YAML, with the fields in the order in which they came.
 func printYAML(w io.Writer, raw []byte) error {
-	var doc yaml.Node
-	if err := yaml.Unmarshal(raw, &doc); err != nil {
+	d := json.NewDecoder(bytes.NewReader(raw))
+	d.UseNumber()
+	doc, err := yamlNode(d)
+	if err != nil {
 		return fmt.Errorf("print yaml: %w", err)
 	}
-	plain(&doc)
 	e := yaml.NewEncoder(w)
 	e.SetIndent(2)
-	if err := e.Encode(&doc); err != nil {
+	if err := e.Encode(doc); err != nil {
 		return fmt.Errorf("print yaml: %w", err)
 	}
 	return e.Close()
 }
 
-func plain(n *yaml.Node) {
-	if len(n.Content) > 0 || n.Kind == yaml.ScalarNode {
-		n.Style = 0
+// yamlNode reads one JSON value.
+func yamlNode(d *json.Decoder) (*yaml.Node, error) {
+	token, err := d.Token()
+	if err != nil {
+		return nil, err
 	}
-	for _, c := range n.Content {
-		plain(c)
+	switch v := token.(type) {
+	case json.Delim:
+		n := &yaml.Node{Kind: yaml.SequenceNode}
+		if v == '{' {
+			n.Kind = yaml.MappingNode
+		}
+		for d.More() {
+			part, err := yamlNode(d) // of an object, keys and values in turn
+			if err != nil {
+				return nil, err
+			}
+			n.Content = append(n.Content, part)
+		}
+		_, err = d.Token() // the closing delimiter
+		return n, err
+	case json.Number:
+		return &yaml.Node{Kind: yaml.ScalarNode, Value: v.String()}, nil
 	}
+	n := &yaml.Node{}
+	if s, is := token.(string); is && strings.ContainsAny(s, "\n\r\t\u0085\u2028\u2029") {
+		return &yaml.Node{Kind: yaml.ScalarNode, Tag: "!!str", Style: yaml.DoubleQuotedStyle, Value: s}, nil
+	}
+	// The library quotes what a parser, also one of YAML 1.1, would take for something else: yes, 12:34:56, 1e3.
+	return n, n.Encode(token)
 }
