@@ -3,6 +3,7 @@ package agent
 
 import (
 	"context"
+	"errors"
 	"fmt"
 	"log/slog"
 	"net/netip"
@@ -31,6 +32,8 @@ type Speaker interface {
 type Underlay interface {
 	Underlay(ctx context.Context, address netip.Addr) (tunnel.Underlay, error)
 	Hops(ctx context.Context, next []netip.Addr) (map[netip.Addr]tunnel.Hop, error)
+	// Shadowed finds those of our prefixes for which the kernel uses a foreign route, with that route as text.
+	Shadowed(ctx context.Context, ours []netip.Prefix) (map[netip.Prefix]string, error)
 	ReadSysctl(path string) (string, error)
 	Watch(ctx context.Context) (<-chan struct{}, error)
 }
@@ -86,14 +89,16 @@ type outcome struct {
 }
 
 // clean tells whether everything is as wanted.
-func (o *outcome) clean() bool { return o.err == nil && o.report != nil && o.report.Clean() }
+func (o *outcome) clean() bool {
+	return o.err == nil && o.in.fault == nil && o.report != nil && o.report.Clean()
+}
 
 // problem is why the pass is not clean, nil when it is.
 func (o *outcome) problem() error {
 	if o.err != nil || o.report == nil {
 		return o.err
 	}
-	return o.report.Err()
+	return errors.Join(o.in.fault, o.report.Err())
 }
 
 // New makes an agent; Run starts it.

@@ -255,6 +255,8 @@ func TestBadAttachRequests(t *testing.T) {
 		"slash in name":   {agent.AttachRequest{Name: "a/b", NetNS: box.Path}, agent.ErrBadRequest, "a/b"},
 		"long ifname":     {agent.AttachRequest{Name: "a", NetNS: box.Path, IfName: "sixteen-letters-"}, agent.ErrBadRequest, "ifname"},
 		"both places":     {agent.AttachRequest{Name: "a", NetNS: box.Path, PID: 1}, agent.ErrBadRequest, "not both"},
+		"bad spec":        {agent.AttachRequest{Name: "a", NetNS: box.Path, Publish: []string{"80/icmp"}}, agent.ErrBadRequest, "tcp, udp, sctp"},
+		"good spec":       {agent.AttachRequest{Name: "a", NetNS: box.Path, Publish: []string{"8080:80"}}, agent.ErrBadRequest, "maps no ports"},
 		"no such place":   {agent.AttachRequest{Name: "a", NetNS: "/run/netns/none-such"}, agent.ErrBadRequest, "none-such"},
 		"unknown network": {agent.AttachRequest{Name: "a", NetNS: box.Path, Network: "blue"}, agent.ErrNotFound, "blue"},
 		"unknown pool":    {agent.AttachRequest{Name: "a", NetNS: box.Path, Pool: "blue"}, ipam.ErrNoPool, "blue"},

@@ -106,6 +106,10 @@ func (a *Agent) problems(o *outcome, s *Status) []string {
 func count(routes []Route) RouteCount {
 	var c RouteCount
 	for _, r := range routes {
+		if !r.Installed {
+			c.Skipped++
+			continue
+		}
 		switch tunnel.Encap(r.Encap) {
 		case tunnel.Direct:
 			c.Direct++
@@ -113,8 +117,6 @@ func count(routes []Route) RouteCount {
 			c.IPIP++
 		case tunnel.VXLAN:
 			c.VXLAN++
-		default:
-			c.Skipped++
 		}
 	}
 	return c

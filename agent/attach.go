@@ -12,6 +12,7 @@ import (
 
 	"github.com/fairlead-net/fairlead/endpoint"
 	"github.com/fairlead-net/fairlead/ipam"
+	"github.com/fairlead-net/fairlead/nat"
 	"github.com/fairlead-net/fairlead/reconcile"
 	"github.com/fairlead-net/fairlead/store"
 	"github.com/fairlead-net/fairlead/tunnel"
@@ -123,6 +124,12 @@ func checkAttach(req *AttachRequest) error {
 		return fmt.Errorf("%w: at most %d labels of %d bytes each", ErrBadRequest, maxLabels, maxLabel)
 	case len(req.IPs) > 2 || len(req.IPs) == 2 && req.IPs[0].Is4() == req.IPs[1].Is4():
 		return fmt.Errorf("%w: at most one address of each family", ErrBadRequest)
+	}
+	for _, spec := range req.Publish {
+		if _, err := nat.ParseSpec(spec); err != nil {
+			return fmt.Errorf("%w: %w", ErrBadRequest, err)
+		}
+		return fmt.Errorf("%w: publish %s: this release maps no ports: attach without it", ErrBadRequest, spec)
 	}
 	for _, ip := range req.IPs {
 		if !ip.IsValid() || ip.Is4In6() || ip.Zone() != "" {

@@ -178,6 +178,10 @@ func (b beneath) Hops(_ context.Context, next []netip.Addr) (map[netip.Addr]tunn
 	return out, nil
 }
 
+func (b beneath) Shadowed(context.Context, []netip.Prefix) (map[netip.Prefix]string, error) {
+	return nil, nil
+}
+
 func (b beneath) ReadSysctl(string) (string, error)                         { return "0", nil }
 func (b beneath) Watch(context.Context) (<-chan struct{}, error)            { return b.news, nil }
 func (b beneath) Inspect(context.Context, []endpoint.Row) ([]string, error) { return nil, nil }

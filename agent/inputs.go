@@ -29,6 +29,7 @@ type inputs struct {
 	alive     map[string]bool         // endpoints whose namespace is still the one they were attached to
 	drained   bool
 	uninstall bool
+	fault     error // the underlay could not be read; what was last seen of it stands in
 }
 
 // blockPatience is how long a node without a block listens to peers that do not answer before it chooses one.
@@ -68,9 +69,26 @@ func (a *Agent) readStore(in *inputs) error {
 	return nil
 }
 
+// readUnderlay looks at the network beneath. An address that is gone for a while must not keep the containers of this
+// host from each other, so a fault counts against the pass but does not end it.
+func (a *Agent) readUnderlay(ctx context.Context, in *inputs) error {
+	u, err := a.room.Underlay.Underlay(ctx, in.cfg.Node.Address)
+	if err != nil {
+		a.mu.Lock()
+		u = a.state.last.in.underlay
+		a.mu.Unlock()
+		in.fault = fmt.Errorf("read underlay: %w", err)
+		if !u.Address.IsValid() {
+			return in.fault
+		}
+	}
+	in.underlay = u
+	return nil
+}
+
 func (a *Agent) readKernel(ctx context.Context, in *inputs) (err error) {
-	if in.underlay, err = a.room.Underlay.Underlay(ctx, in.cfg.Node.Address); err != nil {
-		return fmt.Errorf("read underlay: %w", err)
+	if err := a.readUnderlay(ctx, in); err != nil {
+		return err
 	}
 	seen := make(map[netip.Addr]struct{})
 	var next []netip.Addr

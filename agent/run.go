@@ -4,7 +4,10 @@ import (
 	"context"
 	"errors"
 	"fmt"
+	"net/netip"
 	"time"
+
+	"github.com/fairlead-net/fairlead/tunnel"
 )
 
 const (
@@ -114,8 +117,32 @@ func (a *Agent) converge(ctx context.Context, inside bool) outcome {
 		return o
 	}
 	o.report = a.ladder.apply(ctx, o.desired, in.complete || in.uninstall, inside)
+	if err := a.shadows(ctx, o.desired.routes); err != nil {
+		o.err = err
+	}
 	o.finished = a.room.Now()
 	return o
+}
+
+// shadows marks the routes that are in the kernel and yet not used, since somebody else's wins over them. Foreign routes
+// are never touched, so it is all that can be done.
+func (a *Agent) shadows(ctx context.Context, routes []Route) error {
+	var ours []netip.Prefix
+	for _, r := range routes {
+		if r.Installed {
+			ours = append(ours, r.Prefix)
+		}
+	}
+	shadowed, err := a.room.Underlay.Shadowed(ctx, ours)
+	if err != nil {
+		return fmt.Errorf("look for foreign routes: %w", err)
+	}
+	for i := range routes {
+		if _, ok := shadowed[routes[i].Prefix]; ok {
+			routes[i].Installed, routes[i].Reason = false, tunnel.ReasonForeign
+		}
+	}
+	return nil
 }
 
 // again is when to look again though nothing may poke: a wait that is bounded by time. Zero: nothing is waited for.

@@ -121,6 +121,7 @@ type AttachRequest struct {
 	IPs     []netip.Addr      `json:"ips"`  // wanted addresses, at most one of each family
 	IfName  string            `json:"ifname"`
 	Labels  map[string]string `json:"labels"`
+	Publish []string          `json:"publish"` // SPECs; refused until this release can map ports
 }
 
 // LeaseRequest asks for an address without an endpoint.
