@@ -207,7 +207,9 @@ func (n *Node) Config() string {
 			peers = append(peers, fmt.Sprintf("{ address = %q }", p.Address()))
 		}
 	}
-	fmt.Fprintf(&b, "peer = [%s]\n", strings.Join(peers, ", "))
+	if len(peers) > 0 {
+		fmt.Fprintf(&b, "peer = [%s]\n", strings.Join(peers, ", "))
+	}
 	if n.lab.o.Extra != "" {
 		b.WriteString("\n" + n.lab.o.Extra)
 	}

@@ -3,12 +3,8 @@ package nettest
 import (
 	"bytes"
 	"context"
-	"encoding/json"
 	"errors"
 	"fmt"
-	"io"
-	"net"
-	"net/http"
 	"net/netip"
 	"os"
 	"os/exec"
@@ -219,31 +215,4 @@ func (n *Node) Fairlead(args ...string) string {
 		n.lab.t.Fatalf("%s: fairlead %s: exit code %d\n%s%s", n.Name, strings.Join(args, " "), r.Code, r.Stdout, r.Stderr)
 	}
 	return r.Stdout
-}
-
-// Client speaks HTTP to the daemon's socket.
-func (n *Node) Client() *http.Client {
-	return &http.Client{Timeout: 40 * time.Second, Transport: &http.Transport{
-		DisableKeepAlives: true,
-		DialContext: func(ctx context.Context, _, _ string) (net.Conn, error) {
-			return new(net.Dialer).DialContext(ctx, "unix", n.Socket())
-		},
-	}}
-}
-
-// Get asks the API for a path below /v1/ and decodes the answer.
-func (n *Node) Get(path string, into any) error {
-	res, err := n.Client().Get("http://fairlead/v1/" + path)
-	if err != nil {
-		return err
-	}
-	defer res.Body.Close()
-	body, err := io.ReadAll(res.Body)
-	if err != nil {
-		return err
-	}
-	if res.StatusCode != http.StatusOK {
-		return fmt.Errorf("get %s: %s: %s", path, res.Status, body)
-	}
-	return json.Unmarshal(body, into)
 }
