@@ -2,8 +2,10 @@ package cli_test
 
 import (
 	"context"
+	"encoding/json"
 	"errors"
 	"fmt"
+	"maps"
 	"net"
 	"net/http"
 	"net/netip"
@@ -158,18 +160,21 @@ func (h answers) ServeHTTP(w http.ResponseWriter, r *http.Request) {
 	}
 }
 
+// record keeps a request, but for the fields that ask for nothing.
 func (h answers) record(r *http.Request) {
-	var body strings.Builder
-	_, _ = fmt.Fprintf(&body, "%s %s ", r.Method, r.URL.RequestURI())
-	buf := make([]byte, 1<<16)
-	n, _ := r.Body.Read(buf)
-	body.Write(append(buf[:n], '\n'))
+	line := r.Method + " " + r.URL.RequestURI()
+	var fields map[string]any
+	if json.NewDecoder(r.Body).Decode(&fields) == nil {
+		maps.DeleteFunc(fields, func(_ string, v any) bool { return v == nil || v == "" || v == 0.0 })
+		text, _ := json.Marshal(fields)
+		line += " " + string(text)
+	}
 	f, err := os.OpenFile(h.log, os.O_CREATE|os.O_APPEND|os.O_WRONLY, 0o644)
 	if err != nil {
 		return
 	}
 	defer f.Close()
-	_, _ = f.WriteString(body.String())
+	_, _ = fmt.Fprintln(f, line)
 }
 
 // code runs a program and expects exactly this exit code: code 2 fairlead attach.

@@ -109,10 +109,17 @@ func yamlNode(d *json.Decoder) (*yaml.Node, error) {
 	case json.Number:
 		return &yaml.Node{Kind: yaml.ScalarNode, Value: v.String()}, nil
 	}
-	n := &yaml.Node{}
-	if s, is := token.(string); is && strings.ContainsAny(s, "\n\r\t\u0085\u2028\u2029") {
+	if s, is := token.(string); is && !plain(s) {
 		return &yaml.Node{Kind: yaml.ScalarNode, Tag: "!!str", Style: yaml.DoubleQuotedStyle, Value: s}, nil
 	}
 	// The library quotes what a parser, also one of YAML 1.1, would take for something else: yes, 12:34:56, 1e3.
+	n := &yaml.Node{}
 	return n, n.Encode(token)
+}
+
+// plain says that a string has nothing in it that means something to YAML, whatever it looks like as a whole.
+func plain(s string) bool {
+	const letters = "abcdefghijklmnopqrstuvwxyzABCDEFGHIJKLMNOPQRSTUVWXYZ0123456789"
+	return s != "" && strings.Trim(s, letters+" _./:,+@-") == "" && strings.Contains(letters+"/", s[:1]) &&
+		!strings.Contains(s+" ", ": ") && !strings.HasSuffix(s, " ")
 }
