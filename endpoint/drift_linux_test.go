@@ -3,6 +3,7 @@ package endpoint_test
 import (
 	"errors"
 	"fmt"
+	"net/netip"
 	"slices"
 	"strings"
 	"testing"
@@ -192,6 +193,22 @@ func TestPairIsMadeAnew(t *testing.T) {
 				t.Errorf("inside (-want +got):\n%s", diff)
 			}
 		})
+	}
+}
+
+// An endpoint that gets other addresses keeps none of the old ones.
+func TestOtherAddresses(t *testing.T) {
+	l := newLab(t)
+	c := l.container("web")
+	r := l.row("web", c, 1)
+	l.put(r)
+	r.IP4, r.IP6 = l.row("web", c, 2).IP4, netip.Addr{}
+	r.MAC = endpoint.ContainerMAC(r.IP4)
+	l.put(r)
+	got, _ := l.list(r)
+	sameRow(t, r, got)
+	if diff := cmp.Diff(wantInside(r), routesInside(c)); diff != "" {
+		t.Errorf("inside (-want +got):\n%s", diff)
 	}
 }
 

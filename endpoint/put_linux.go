@@ -77,11 +77,15 @@ func (r Row) open() (namespace, error) {
 	return ns, nil
 }
 
-// reuse mends the pair whose host side is v. It is not whole when it had to be removed, since its inside is elsewhere.
+// reuse mends the pair whose host side is v. It is not whole when it had to be removed: its inside is elsewhere, or has
+// other addresses.
 func (l *Links) reuse(w *wire, v link, r Row, ns namespace) (whole bool, err error) {
 	if !v.ours() {
 		return false, fmt.Errorf("interface %s (%s) on the host has a name of ours but is %w; remove it: ip link del %s",
 			v.name, v.kind, ErrForeign, v.name)
+	}
+	if old, named := v.identity(); named && (old.IP4 != r.IP4 || old.IP6 != r.IP6) {
+		return false, l.remove(w, v.index) // the old addresses go with the pair, and nothing else does
 	}
 	id, err := w.namespaceID(ns)
 	if err != nil {

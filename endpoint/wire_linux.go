@@ -168,7 +168,7 @@ func (w *wire) dumpOnce(req *nl.NetlinkRequest, fn func(data []byte)) (whole boo
 func (w *wire) receive() ([]syscall.NetlinkMessage, error) {
 	for {
 		n, from, err := unix.Recvfrom(w.fd, w.buf, 0)
-		if err == unix.EINTR {
+		if errors.Is(err, unix.EINTR) {
 			continue
 		}
 		if err != nil {
