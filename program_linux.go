@@ -118,9 +118,10 @@ func settings(path string) (cli.Settings, error) {
 	cfg, err := load(path)
 	s := cli.Settings{
 		File: cfg.File, Socket: cfg.API.Socket,
-		Paths: cli.Paths{State: cfg.Node.StateDir, Run: cfg.Node.RunDir},
-		Node:  cli.NodeSettings{Address: cfg.Node.Address, MTU: cfg.Node.MTU},
-		BGP:   cli.Ports{Listen: cfg.BGP.Listen, BGP: int(cfg.BGP.Port), VXLAN: int(cfg.Tunnel.VXLANPort), VNI: cfg.Tunnel.VNI},
+		Paths:    cli.Paths{State: cfg.Node.StateDir, Run: cfg.Node.RunDir},
+		Node:     cli.NodeSettings{Address: cfg.Node.Address, MTU: cfg.Node.MTU},
+		Interval: cfg.Reconcile.Interval,
+		BGP:      cli.Ports{Listen: cfg.BGP.Listen, BGP: int(cfg.BGP.Port), VXLAN: int(cfg.Tunnel.VXLANPort), VNI: cfg.Tunnel.VNI},
 	}
 	for _, p := range cfg.Pools {
 		s.Pools = append(s.Pools, p.CIDR)

@@ -27,7 +27,7 @@ func (a *Agent) Status() Status {
 	s := Status{
 		Node: cfg.Node.Name, Address: cfg.Node.Address, UUID: a.room.DB.NodeUUID().String(), Version: a.room.Version,
 		UptimeSeconds: int64(a.room.Now().Sub(a.started).Seconds()), Revision: o.rev, Endpoints: len(o.in.records),
-		Fastpath: "off", ConfigFile: cfg.File, Drained: o.in.drained, DriftRepaired: a.metrics.repairedSoFar(),
+		Fastpath: "off", LastPass: o.finished, ConfigFile: cfg.File, Drained: o.in.drained, DriftRepaired: a.metrics.repairedSoFar(),
 	}
 	if refused != nil {
 		s.ConfigError = refused.Error()

@@ -83,6 +83,7 @@ type Status struct {
 	ConfigFile    string       `json:"config_file"`
 	ConfigError   string       `json:"config_error"` // why the last changed file was refused; the old one is in force
 	Drained       bool         `json:"drained"`
+	LastPass      time.Time    `json:"last_pass"`
 }
 
 // PeerCount is how many sessions there should be and are.

@@ -11,6 +11,7 @@ import (
 	"github.com/spf13/cobra"
 
 	"github.com/fairlead-net/fairlead/agent"
+	"github.com/fairlead-net/fairlead/nat"
 )
 
 // maxIfName is IFNAMSIZ less its zero byte, from linux/if.h.
@@ -44,7 +45,7 @@ func (a *app) attach() *cobra.Command {
 type attachFlags struct {
 	netns, network, pool, ifname string
 	pid                          int
-	ips, labels                  []string
+	ips, labels, publish         []string
 }
 
 func (f *attachFlags) define(cmd *cobra.Command) {
@@ -56,6 +57,7 @@ func (f *attachFlags) define(cmd *cobra.Command) {
 	fs.StringArrayVar(&f.ips, "ip", nil, "`ADDRESS` wanted, one of each family at most")
 	fs.StringVar(&f.ifname, "ifname", "eth0", "`NAME` of the interface inside")
 	fs.StringArrayVar(&f.labels, "label", nil, "label, as `KEY=VALUE`; may be repeated")
+	fs.StringArrayVar(&f.publish, "publish", nil, "port to publish, as `[HOSTIP:][HOSTPORT:]PORT[/PROTO]` (this release refuses it)")
 }
 
 // request checks what can be checked without the daemon.
@@ -76,6 +78,12 @@ func (f *attachFlags) request(name string, pidGiven bool) (agent.AttachRequest, 
 	if req.IPs, err = parseIPs(f.ips); err != nil {
 		return req, err
 	}
+	for _, spec := range f.publish {
+		if _, err := nat.ParseSpec(spec); err != nil {
+			return req, misusef("--publish: %v", err)
+		}
+	}
+	req.Publish = f.publish
 	req.Labels, err = parseLabels(f.labels)
 	return req, err
 }

@@ -129,7 +129,7 @@ func TestNoFlippedByteGoesUnnoticed(t *testing.T) {
 	seed := rand.Uint64()
 	t.Logf("seed %d", seed)
 	rng := rand.New(rand.NewPCG(seed, 0))
-	flips := 150
+	flips := 100
 	if testing.Short() {
 		flips = 50
 	}

@@ -147,3 +147,9 @@ func reaches(from *nettest.Container, to netip.Addr) error {
 	}
 	return err
 }
+
+// command runs a program of the machine.
+func command(name string, args ...string) (string, error) {
+	out, err := exec.Command(name, args...).CombinedOutput()
+	return string(out), err
+}
