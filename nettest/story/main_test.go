@@ -26,7 +26,12 @@ const (
 // binary is the fairlead under test.
 var binary string
 
-func TestMain(m *testing.M) { os.Exit(run(m)) }
+func TestMain(m *testing.M) {
+	if socket := os.Getenv(clientVariable); socket != "" {
+		os.Exit(client(socket))
+	}
+	os.Exit(run(m))
+}
 
 // run builds the program once, unless FAIRLEAD_BIN names one.
 func run(m *testing.M) int {
