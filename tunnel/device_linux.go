@@ -172,11 +172,11 @@ func (t *Devices) explain(ctx context.Context, d Device, err error) error {
 		return err
 	}
 	owner := "another namespace's device or another program"
-	all, readErr := t.k.links(ctx)
+	all, readErr := t.k.every(ctx)
 	if readErr != nil {
 		return errors.Join(err, readErr)
 	}
-	for _, l := range all.byName {
+	for _, l := range all {
 		same := l.kind == "vxlan" && l.vxlan.port == d.Port && !tunnelLink(l.name)
 		if same && (l.vxlan.vni == d.VNI || errors.Is(err, unix.EADDRINUSE)) {
 			owner = "device " + l.name

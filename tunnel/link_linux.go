@@ -33,36 +33,63 @@ type vxlan struct {
 	odd       string // a setting that ours never have
 }
 
-// links is a reading of all interfaces.
+// links finds names and indexes of interfaces, one by one as they are asked for: on a host with hundreds of endpoints
+// a reading of all links costs more than everything else that a pass does.
 type links struct {
-	byName  map[string]link
-	byIndex map[int]link
+	fd    int
+	names map[int]string // found so far; a reading lives for one call, so that none is stale for long
 }
 
-func (k *Kernel) links(ctx context.Context) (links, error) {
-	var all links
-	req := nl.NewNetlinkRequest(unix.RTM_GETLINK, 0)
-	req.AddData(nl.NewIfInfomsg(unix.AF_UNSPEC))
-	req.AddData(nl.NewRtAttr(unix.IFLA_EXT_MASK, nl.Uint32Attr(skipStats)))
-	err := k.conn.dump(ctx, req, func() {
-		all = links{byName: make(map[string]link), byIndex: make(map[int]link)}
-	}, func(body []byte) {
-		l := parseLink(body)
-		all.byName[l.name], all.byIndex[l.index] = l, l
-	})
-	if err != nil {
-		return links{}, fmt.Errorf("read links: %w", err)
+func (k *Kernel) links() links { return links{fd: k.conn.fd, names: make(map[int]string)} }
+
+// name is the link's with that index, "" when there is none. The zero links know no names, for those who need none.
+func (ls links) name(index int) string {
+	name, ok := ls.names[index]
+	if ok || index == 0 || ls.names == nil {
+		return name
 	}
-	return all, nil
+	ls.names[index] = linkName(ls.fd, index)
+	return ls.names[index]
+}
+
+// linkName asks by SIOCGIFNAME, netdevice(7).
+func linkName(fd, index int) string {
+	req, err := unix.NewIfreq("any")
+	if err != nil {
+		return ""
+	}
+	req.SetUint32(uint32(index))
+	if err := unix.IoctlIfreq(fd, unix.SIOCGIFNAME, req); err != nil {
+		return ""
+	}
+	return req.Name()
 }
 
 // index finds a link by name. One that is not there yet is waited for.
 func (ls links) index(name string) (int, error) {
-	l, ok := ls.byName[name]
-	if !ok {
+	req, err := unix.NewIfreq(name)
+	if err != nil {
 		return 0, noDevice(name)
 	}
-	return l.index, nil
+	if err := unix.IoctlIfreq(ls.fd, unix.SIOCGIFINDEX, req); err != nil {
+		return 0, noDevice(name)
+	}
+	return int(req.Uint32()), nil
+}
+
+// every reads all links.
+func (k *Kernel) every(ctx context.Context) ([]link, error) {
+	var all []link
+	req := nl.NewNetlinkRequest(unix.RTM_GETLINK, 0)
+	req.AddData(nl.NewIfInfomsg(unix.AF_UNSPEC))
+	req.AddData(nl.NewRtAttr(unix.IFLA_EXT_MASK, nl.Uint32Attr(skipStats)))
+	err := k.conn.dump(ctx, req, func() {
+		all = nil
+	}, func(body []byte) { all = append(all, parseLink(body)) })
+	if err != nil {
+		return nil, fmt.Errorf("read links: %w", err)
+	}
+	return all, nil
 }
 
 func noDevice(name string) error {

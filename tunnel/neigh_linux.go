@@ -26,16 +26,15 @@ func (k *Kernel) FDB() *FDB { return &FDB{k} }
 // List reads the permanent neighbours of our links. What the kernel resolved by itself is not ours.
 func (t *Neighbours) List(ctx context.Context) (map[NeighKey]MAC, error) {
 	have := make(map[NeighKey]MAC)
-	all, err := t.k.links(ctx)
-	if err != nil {
-		return nil, err
-	}
+	all := t.k.links()
 	req := nl.NewNetlinkRequest(unix.RTM_GETNEIGH, 0)
 	req.AddData(&neighbour{})
-	err = t.k.conn.dump(ctx, req, func() { clear(have) }, func(body []byte) {
+	err := t.k.conn.dump(ctx, req, func() { clear(have) }, func(body []byte) {
 		n := parseNeighbour(body)
-		dev := all.byIndex[n.index].name
-		if n.state&unix.NUD_PERMANENT != 0 && n.family != unix.AF_BRIDGE && ourLink(dev) {
+		if n.state&unix.NUD_PERMANENT == 0 || n.family == unix.AF_BRIDGE {
+			return
+		}
+		if dev := all.name(n.index); ourLink(dev) {
 			have[NeighKey{dev, n.ip}] = n.mac
 		}
 	})
@@ -134,18 +133,13 @@ type edit[K comparable] struct {
 // write makes the changes and returns what failed. An entry of a link that is not there is gone already.
 func write[K comparable](ctx context.Context, k *Kernel, edits []edit[K]) map[K]error {
 	failed := make(map[K]error)
-	all, err := k.links(ctx)
-	if err != nil {
-		for _, e := range edits {
-			failed[e.key] = err
-		}
-		return failed
-	}
+	all := k.links()
 	var reqs []*nl.NetlinkRequest
 	var sent []edit[K]
 	for _, e := range edits {
-		e.entry.index, err = all.index(e.dev)
+		index, err := all.index(e.dev)
 		if err == nil {
+			e.entry.index = index
 			reqs, sent = append(reqs, e.request()), append(sent, e)
 		} else if !e.gone {
 			failed[e.key] = err

@@ -77,13 +77,7 @@ func (t *Routes) Apply(ctx context.Context, puts map[RouteKey]Route, deletes []R
 // RTM_NEWROUTE with NLM_F_REPLACE replaces the first route of the same prefix and metric, whoever put it. So the first
 // attempt is exclusive, and only what our own listing shows is replaced.
 func (t *Routes) put(ctx context.Context, puts map[RouteKey]Route, failed map[RouteKey]error) {
-	all, err := t.k.links(ctx)
-	if err != nil {
-		for k := range puts {
-			failed[k] = err
-		}
-		return
-	}
+	all := t.k.links()
 	keys := make([]RouteKey, 0, len(puts))
 	for k := range puts {
 		keys = append(keys, k)
@@ -165,10 +159,7 @@ type entry struct {
 
 // read lists our routes. The kernel filters by protocol: foreign routes do not leave it.
 func (t *Routes) read(ctx context.Context) ([]entry, error) {
-	all, err := t.k.links(ctx)
-	if err != nil {
-		return nil, err
-	}
+	all := t.k.links()
 	var entries []entry
 	for _, family := range []uint8{unix.AF_INET, unix.AF_INET6} {
 		req := nl.NewNetlinkRequest(unix.RTM_GETROUTE, 0)

@@ -208,7 +208,7 @@ func (a *answer) parseHops(b []byte, all links) {
 }
 
 func (a *answer) add(h NextHop, index int, flags uint8, all links) {
-	h.Dev = all.byIndex[index].name
+	h.Dev = all.name(index)
 	h.OnLink = flags&unix.RTNH_F_ONLINK != 0
 	a.legs = append(a.legs, leg{NextHop: h, index: index, dead: flags&unix.RTNH_F_DEAD != 0})
 }

@@ -16,10 +16,10 @@ const ReasonForeign = "foreign-route"
 // it is a foreign one that is no wider than ours, with that route as text. Foreign routes are never touched, so this is
 // all that is done about them.
 func (k *Kernel) Shadowed(ctx context.Context, prefixes []netip.Prefix) (map[netip.Prefix]string, error) {
-	all, err := k.links(ctx)
-	if err != nil {
-		return nil, err
+	if len(prefixes) == 0 {
+		return nil, nil
 	}
+	all := k.links()
 	addrs := make([]netip.Addr, len(prefixes))
 	for i, p := range prefixes {
 		addrs[i] = p.Masked().Addr()
@@ -36,7 +36,7 @@ func (k *Kernel) Shadowed(ctx context.Context, prefixes []netip.Prefix) (map[net
 		}
 		dev := ""
 		if len(a.legs) > 0 {
-			dev = " dev " + all.byIndex[a.legs[0].index].name
+			dev = " dev " + all.name(a.legs[0].index)
 		}
 		shadowed[p] = fmt.Sprintf("%v%s protocol %d metric %d", a.prefix, dev, a.protocol, a.metric)
 	}

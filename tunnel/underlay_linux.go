@@ -25,11 +25,7 @@ func (k *Kernel) Underlay(ctx context.Context, address netip.Addr) (Underlay, er
 		}
 		address = found
 	}
-	all, err := k.links(ctx)
-	if err != nil {
-		return Underlay{}, err
-	}
-	owned, err := k.addresses(ctx, all)
+	owned, err := k.addresses(ctx)
 	if err != nil {
 		return Underlay{}, err
 	}
@@ -37,10 +33,14 @@ func (k *Kernel) Underlay(ctx context.Context, address netip.Addr) (Underlay, er
 	if at < 0 {
 		return Underlay{}, fmt.Errorf("find %v on a link of this host: %w", address, unix.EADDRNOTAVAIL)
 	}
-	l := owned[at].link
-	u := Underlay{Dev: l.name, MTU: l.mtu, Address: address, Subnets: subnets(owned)}
+	l, err := k.cachedLink(ctx, make(map[int]link), owned[at].index)
+	if err != nil {
+		return Underlay{}, err
+	}
+	all := k.links()
+	u := Underlay{Dev: l.name, MTU: l.mtu, Address: address, Subnets: subnets(owned, all)}
 	for _, o := range owned {
-		if o.link.index == l.index && o.ip.Is4() != address.Is4() && o.lasting() && !u.Address6.IsValid() {
+		if o.index == l.index && o.ip.Is4() != address.Is4() && o.lasting() && !u.Address6.IsValid() {
 			u.Address6 = o.ip
 		}
 	}
@@ -50,7 +50,7 @@ func (k *Kernel) Underlay(ctx context.Context, address netip.Addr) (Underlay, er
 
 // ownAddress is an address of this host.
 type ownAddress struct {
-	link   link
+	index  int // of the link
 	ip     netip.Addr
 	subnet netip.Prefix
 	scope  uint8
@@ -68,10 +68,10 @@ func (o ownAddress) lasting() bool {
 
 // subnets is what is connected by links that are not ours. Loopback and link-local ranges are on every host and say
 // nothing.
-func subnets(owned []ownAddress) []netip.Prefix {
+func subnets(owned []ownAddress, names links) []netip.Prefix {
 	var all []netip.Prefix
 	for _, o := range owned {
-		if !ourLink(o.link.name) && !o.ip.IsLoopback() && !o.ip.IsLinkLocalUnicast() {
+		if !o.ip.IsLoopback() && !o.ip.IsLinkLocalUnicast() && !ourLink(names.name(o.index)) {
 			all = append(all, o.subnet)
 		}
 	}
@@ -79,12 +79,12 @@ func subnets(owned []ownAddress) []netip.Prefix {
 	return slices.Compact(all)
 }
 
-func (k *Kernel) addresses(ctx context.Context, all links) ([]ownAddress, error) {
+func (k *Kernel) addresses(ctx context.Context) ([]ownAddress, error) {
 	var owned []ownAddress
 	req := nl.NewNetlinkRequest(unix.RTM_GETADDR, 0)
 	req.AddData(nl.NewIfAddrmsg(unix.AF_UNSPEC))
 	err := k.conn.dump(ctx, req, func() { owned = nil }, func(body []byte) {
-		owned = append(owned, parseAddress(body, all))
+		owned = append(owned, parseAddress(body))
 	})
 	if err != nil {
 		return nil, fmt.Errorf("read addresses: %w", err)
@@ -92,9 +92,9 @@ func (k *Kernel) addresses(ctx context.Context, all links) ([]ownAddress, error)
 	return owned, nil
 }
 
-func parseAddress(body []byte, all links) ownAddress {
+func parseAddress(body []byte) ownAddress {
 	o := ownAddress{
-		link:  all.byIndex[int(binary.NativeEndian.Uint32(body[4:]))],
+		index: int(binary.NativeEndian.Uint32(body[4:])),
 		scope: body[3],
 		flags: uint32(body[2]),
 	}
@@ -153,11 +153,7 @@ func (k *Kernel) sourceTo(ctx context.Context, far netip.Addr) (netip.Addr, erro
 
 // hiddenSource finds the default route by reading the main table.
 func (k *Kernel) hiddenSource(ctx context.Context, far netip.Addr) (netip.Addr, error) {
-	all, err := k.links(ctx)
-	if err != nil {
-		return netip.Addr{}, err
-	}
-	routes, err := k.defaults(ctx, familyOf(far), 0, all)
+	routes, err := k.defaults(ctx, familyOf(far), 0, k.links())
 	if err != nil || len(routes) == 0 {
 		return netip.Addr{}, err
 	}
@@ -165,9 +161,9 @@ func (k *Kernel) hiddenSource(ctx context.Context, far netip.Addr) (netip.Addr, 
 	if best.source.IsValid() || len(best.legs) == 0 {
 		return best.source, nil
 	}
-	owned, err := k.addresses(ctx, all)
+	owned, err := k.addresses(ctx)
 	for _, o := range owned {
-		if o.link.index == best.legs[0].index && o.ip.Is4() == far.Is4() && o.lasting() {
+		if o.index == best.legs[0].index && o.ip.Is4() == far.Is4() && o.lasting() {
 			return o.ip, nil
 		}
 	}

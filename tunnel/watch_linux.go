@@ -102,14 +102,14 @@ type watcher struct {
 
 // learn reads which links are ours. It comes after the subscription, so none is missed.
 func (w *watcher) learn(ctx context.Context) error {
-	all, err := w.k.links(ctx)
+	all, err := w.k.every(ctx)
 	if err != nil {
 		return err
 	}
 	w.ours = make(map[int]bool)
-	for index, l := range all.byIndex {
+	for _, l := range all {
 		if ourLink(l.name) {
-			w.ours[index] = true
+			w.ours[l.index] = true
 		}
 	}
 	return nil
