@@ -77,20 +77,24 @@ func Remove(path string) error {
 	return nil
 }
 
-// sweep removes namespaces of earlier runs whose process is gone.
+// sweep removes namespaces and directories of earlier runs whose process is gone.
 func sweep() {
-	entries, err := os.ReadDir(runDir)
+	removeDead(runDir, prefix+"-", Remove)
+	removeDead(os.TempDir(), labDir, os.RemoveAll)
+}
+
+// removeDead removes what begins with the prefix and the id of a process that has ended.
+func removeDead(dir, prefix string, remove func(path string) error) {
+	entries, err := os.ReadDir(dir)
 	if err != nil {
-		return
+		return // nothing is there to be swept
 	}
 	for _, e := range entries {
-		fields := strings.SplitN(e.Name(), "-", 3)
-		if len(fields) < 3 || fields[0] != prefix {
-			continue
-		}
-		pid, err := strconv.Atoi(fields[1])
-		if err == nil && unix.Kill(pid, 0) == unix.ESRCH {
-			_ = Remove(filepath.Join(runDir, e.Name()))
+		rest, ours := strings.CutPrefix(e.Name(), prefix)
+		owner, _, _ := strings.Cut(rest, "-")
+		pid, err := strconv.Atoi(owner)
+		if ours && err == nil && unix.Kill(pid, 0) == unix.ESRCH {
+			_ = remove(filepath.Join(dir, e.Name())) // the next run tries again
 		}
 	}
 }

@@ -32,6 +32,8 @@ type LabOptions struct {
 	Dir      string        // where its files are; "": a new one, which goes with the test
 }
 
+const labDir = "fairlead-lab-" // with the process id and a random number behind, below os.TempDir
+
 // Lab is hosts in two subnets, each with a switch, and a router between them:
 //
 //	n1 192.0.2.1 ─┐                                      ┌─ n3 198.51.100.3
@@ -60,7 +62,7 @@ func NewLab(t T, o LabOptions) *Lab {
 	l := &Lab{t: t, o: o, Dir: o.Dir}
 	if l.Dir == "" {
 		// Not t.TempDir: with the name of a test in it the path of a unix socket is soon too long.
-		dir, err := os.MkdirTemp("", "fairlead-lab-")
+		dir, err := os.MkdirTemp("", fmt.Sprintf("%s%d-", labDir, os.Getpid()))
 		if err != nil {
 			t.Fatalf("make directory of lab: %v", err)
 		}
