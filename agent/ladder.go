@@ -62,14 +62,14 @@ func newLadder(k Kernel, speaker Speaker) *ladder {
 }
 
 // apply brings the kernel and the peers to d. While the RIB is not complete, nothing that a route could still ask for
-// is pruned; what belongs to endpoints is. With inside it also looks into the endpoints' namespaces.
-func (l *ladder) apply(ctx context.Context, d desired, complete, inside bool) *reconcile.Report {
+// is pruned; what belongs to endpoints is. The endpoints' links are those that the inputs showed. With inside it also looks into the endpoints' namespaces.
+func (l *ladder) apply(ctx context.Context, d desired, linked map[string]endpoint.Row, complete, inside bool) *reconcile.Report {
 	early := func(dev string) bool { return !complete && tunnelled(dev) }
 	l.parameters.want = d.Sysctls
 	rungs := []reconcile.Rung{
 		l.devices.Rung(d.Devices, func(name string, _ tunnel.Device) bool { return early(name) }),
 		l.sysctls.Rung(d.Sysctls, nil),
-		l.endpoints.Rung(d.endpoints, nil),
+		l.endpoints.Known(linked, d.endpoints, nil),
 	}
 	if inside {
 		l.patrol.rows = d.endpoints

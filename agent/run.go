@@ -116,7 +116,7 @@ func (a *Agent) converge(ctx context.Context, inside bool) outcome {
 		o.err = err
 		return o
 	}
-	o.report = a.ladder.apply(ctx, o.desired, in.complete || in.uninstall, inside)
+	o.report = a.ladder.apply(ctx, o.desired, in.linked, in.complete || in.uninstall, inside)
 	if err := a.shadows(ctx, o.desired.routes); err != nil {
 		o.err = err
 	}

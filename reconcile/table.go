@@ -34,26 +34,37 @@ func (t *Table[K, V]) Rung(want map[K]V, keep func(K, V) bool) Rung {
 	return &rung[K, V]{Table: t, want: want, keep: keep}
 }
 
+// Known is Rung for a table that this pass has read already, so that it is not read twice.
+func (t *Table[K, V]) Known(have, want map[K]V, keep func(K, V) bool) Rung {
+	return &rung[K, V]{Table: t, want: want, keep: keep, have: have, known: true}
+}
+
 type rung[K, V comparable] struct {
 	*Table[K, V]
 	want map[K]V
+	have map[K]V
 	keep func(K, V) bool
 	gone []K // there, not wanted, and not kept
+
+	known bool // have was given
 }
 
 func (g *rung[K, V]) alone() bool  { return g.single }
 func (g *rung[K, V]) name() string { return g.Table.name }
 
 func (g *rung[K, V]) put(ctx context.Context, r *Report) bool {
-	have, err := g.target.List(ctx)
-	if err != nil {
-		r.fail(g.Table.name, "", "list", err)
-		return false
+	if !g.known {
+		have, err := g.target.List(ctx)
+		if err != nil {
+			r.fail(g.Table.name, "", "list", err)
+			return false
+		}
+		g.have = have
 	}
-	changes := Diff(g.want, have)
+	changes := Diff(g.want, g.have)
 	puts := changes.Put
 	for _, k := range changes.Prune {
-		if g.keep == nil || !g.keep(k, have[k]) {
+		if g.keep == nil || !g.keep(k, g.have[k]) {
 			g.gone = append(g.gone, k)
 		}
 	}
