@@ -114,8 +114,8 @@ func checkAttach(req *AttachRequest) error {
 	switch {
 	case !plain(req.Name, maxName):
 		return fmt.Errorf("%w: name %q: use 1 to 128 letters, digits, '_', '.', '-', the first a letter or digit", ErrBadRequest, req.Name)
-	case !plain(req.IfName, maxIfName) || req.IfName == "lo":
-		return fmt.Errorf("%w: ifname %q: use 1 to 15 letters, digits, '_', '.', '-', the first a letter or digit, and not lo", ErrBadRequest, req.IfName)
+	case !plain(req.IfName, maxIfName) || slices.Contains([]string{"lo", "all", "default"}, req.IfName):
+		return fmt.Errorf("%w: ifname %q: use 1 to 15 letters, digits, '_', '.', '-', the first a letter or digit, and not lo, all or default", ErrBadRequest, req.IfName)
 	case req.Network != defaultNetwork:
 		return fmt.Errorf("%w: network %q: this node has only the network %q", ErrNotFound, req.Network, defaultNetwork)
 	case req.PID < 0 || req.PID > 0 && req.NetNS != "":

@@ -4,6 +4,7 @@ import (
 	"context"
 	"fmt"
 	"net/netip"
+	"strings"
 
 	"github.com/google/uuid"
 
@@ -35,11 +36,22 @@ func (a *Agent) Rebuild(ctx context.Context) error {
 		}
 	}
 	for _, row := range links {
+		if !whole(row) {
+			a.room.Log.Warn("endpoint link left out: the kernel does not show all of it", "link", row.HostIf, "name", row.Name)
+			continue
+		}
 		if err := a.rebuildOne(ctx, row); err != nil {
 			return fmt.Errorf("rebuild endpoint %s: %w", row.Name, err)
 		}
 	}
 	return nil
+}
+
+// whole tells whether a link shows all that an endpoint needs: one that was only half made has no name, and a text that
+// was too long for the kernel's alias is a hash there, which begins with '#'.
+func whole(row endpoint.Row) bool {
+	hashed := strings.HasPrefix(row.Name, "#") || strings.HasPrefix(row.NetNS, "#")
+	return row.Name != "" && !hashed && (row.IP4.IsValid() || row.IP6.IsValid())
 }
 
 func (a *Agent) rebuildOne(ctx context.Context, row endpoint.Row) error {
