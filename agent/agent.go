@@ -35,6 +35,7 @@ type Underlay interface {
 	// Shadowed finds those of our prefixes for which the kernel uses a foreign route, with that route as text.
 	Shadowed(ctx context.Context, ours []netip.Prefix) (map[netip.Prefix]string, error)
 	ReadSysctl(path string) (string, error)
+	Swept(path string) (map[string]string, error) // other kernel parameters that writing this one changes
 	Watch(ctx context.Context) (<-chan struct{}, error)
 }
 

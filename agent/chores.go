@@ -3,6 +3,7 @@ package agent
 import (
 	"context"
 	"fmt"
+	"maps"
 	"net/netip"
 	"time"
 
@@ -141,9 +142,15 @@ func (a *Agent) remember(ctx context.Context, in inputs, want map[string]string)
 		if err != nil {
 			return fmt.Errorf("read sysctl %s: %w", path, err)
 		}
-		if now != v {
-			fresh[path] = now
+		if now == v {
+			continue
 		}
+		fresh[path] = now
+		beside, err := a.room.Underlay.Swept(path)
+		if err != nil {
+			return fmt.Errorf("read what sysctl %s changes: %w", path, err)
+		}
+		maps.Copy(fresh, beside)
 	}
 	if len(fresh) == 0 {
 		return nil

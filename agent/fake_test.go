@@ -183,6 +183,7 @@ func (b beneath) Shadowed(context.Context, []netip.Prefix) (map[netip.Prefix]str
 }
 
 func (b beneath) ReadSysctl(string) (string, error)                         { return "0", nil }
+func (b beneath) Swept(string) (map[string]string, error)                   { return nil, nil }
 func (b beneath) Watch(context.Context) (<-chan struct{}, error)            { return b.news, nil }
 func (b beneath) Inspect(context.Context, []endpoint.Row) ([]string, error) { return nil, nil }
 func (b beneath) Mend(context.Context, endpoint.Row) error                  { return nil }

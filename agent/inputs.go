@@ -2,7 +2,9 @@ package agent
 
 import (
 	"context"
+	"errors"
 	"fmt"
+	"io/fs"
 	"net/netip"
 	"time"
 
@@ -109,6 +111,23 @@ func (a *Agent) readKernel(ctx context.Context, in *inputs) (err error) {
 	in.alive = make(map[string]bool, len(in.records))
 	for _, r := range in.records {
 		in.alive[r.Name] = endpoint.Alive(r.row(0))
+	}
+	if in.uninstall {
+		return a.leaveOutGone(in.known)
+	}
+	return nil
+}
+
+// leaveOutGone takes out the kernel parameters of links that are gone: there nothing is to be put back.
+func (a *Agent) leaveOutGone(known map[string]string) error {
+	for path := range known {
+		_, err := a.room.Underlay.ReadSysctl(path)
+		switch {
+		case errors.Is(err, fs.ErrNotExist):
+			delete(known, path)
+		case err != nil:
+			return fmt.Errorf("read sysctl %s: %w", path, err)
+		}
 	}
 	return nil
 }

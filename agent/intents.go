@@ -100,8 +100,12 @@ func (a *Agent) forget(ctx context.Context, in inputs) error {
 			return fmt.Errorf("forget endpoint %s: %w", r.Name, err)
 		}
 	}
+	var all inputs // with the parameters of links that are gone
+	if err := a.readStore(&all); err != nil {
+		return err
+	}
 	return a.room.DB.Update(ctx, func(tx *store.Tx) error {
-		for path := range in.known {
+		for path := range all.known {
 			if err := sysctls().Delete(tx, path); err != nil {
 				return fmt.Errorf("forget sysctl %s: %w", path, err)
 			}

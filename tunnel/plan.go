@@ -197,7 +197,7 @@ func (r *Rows) rules(in Input) {
 func (r *Rows) sysctls(in Input) {
 	for _, p := range in.Pools {
 		if p.Addr().Is4() {
-			r.Sysctls["net/ipv4/ip_forward"] = "1"
+			r.Sysctls[forwarding4] = "1"
 			continue
 		}
 		r.Sysctls[forwarding6] = "1"
@@ -209,6 +209,7 @@ func (r *Rows) sysctls(in Input) {
 }
 
 const (
+	forwarding4 = "net/ipv4/ip_forward"
 	forwarding6 = "net/ipv6/conf/all/forwarding"
 	acceptRA    = "/accept_ra"
 )

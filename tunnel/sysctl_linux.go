@@ -55,7 +55,8 @@ func (t *Sysctls) List(context.Context) (map[string]string, error) {
 // parameters.
 //
 // IPv6 forwarding drops every default route that was learned from router advertisements on links that do not accept
-// them from then on, so the wanted accept_ra go first.
+// them from then on, so the wanted accept_ra go first. Forwarding sets that of every link, so what is wanted of links
+// goes last.
 func (t *Sysctls) Put(_ context.Context, path, value string) error {
 	return t.k.inside(func() error {
 		if path == forwarding6 {
@@ -68,8 +69,56 @@ func (t *Sysctls) Put(_ context.Context, path, value string) error {
 				}
 			}
 		}
-		return writeSysctl(path, value)
+		if err := writeSysctl(path, value); err != nil {
+			return err
+		}
+		for _, after := range slices.Sorted(maps.Keys(t.want)) {
+			if !swept(path, after) {
+				continue
+			}
+			if err := writeSysctl(after, t.want[after]); err != nil && !errors.Is(err, reconcile.ErrWaits) {
+				return err
+			}
+		}
+		return nil
 	})
+}
+
+// swept tells whether writing path sets the parameter of one link too.
+func swept(path, ofLink string) bool {
+	family := map[string]string{forwarding4: "net/ipv4/conf/", forwarding6: "net/ipv6/conf/"}[path]
+	return family != "" && ofLink != path && strings.HasPrefix(ofLink, family) && strings.HasSuffix(ofLink, "/forwarding")
+}
+
+// Swept reads the parameters that writing path sets too and that differ from it: without them its old value does not
+// bring all of the old state back.
+func (k *Kernel) Swept(path string) (map[string]string, error) {
+	found := make(map[string]string)
+	err := k.inside(func() error {
+		own, err := readSysctl(path)
+		if err != nil {
+			return err
+		}
+		files, err := filepath.Glob("/proc/sys/net/ipv[46]/conf/*/forwarding")
+		if err != nil {
+			return err
+		}
+		for _, file := range files {
+			other := strings.TrimPrefix(file, "/proc/sys/")
+			if !swept(path, other) {
+				continue
+			}
+			value, err := readSysctl(other)
+			if err != nil && !errors.Is(err, os.ErrNotExist) {
+				return err
+			}
+			if err == nil && value != own {
+				found[other] = value
+			}
+		}
+		return nil
+	})
+	return found, err
 }
 
 // Delete leaves the parameter as it is.
