@@ -25,8 +25,18 @@ import (
 	"github.com/fairlead-net/fairlead/tunnel"
 )
 
-// run is `fairlead run`: it builds the rooms from the bottom up, and ends when ctx does.
+// run is `fairlead run`. It ends when ctx does, also during the start, and that is no failure.
 func run(ctx context.Context, o cli.RunOptions) error {
+	err := begin(ctx, o)
+	asked := ctx.Err() != nil && errors.Is(err, context.Canceled)
+	if asked || errors.Is(err, agent.ErrUninstalled) {
+		return nil
+	}
+	return err
+}
+
+// begin builds the rooms from the bottom up and serves until something ends.
+func begin(ctx context.Context, o cli.RunOptions) error {
 	cfg, err := load(o.Config)
 	if err != nil {
 		return err
@@ -49,11 +59,7 @@ func run(ctx context.Context, o cli.RunOptions) error {
 			return fmt.Errorf("rebuild the store from the kernel: %w", err)
 		}
 	}
-	err = h.serve(ctx, a, src, log)
-	if errors.Is(err, agent.ErrUninstalled) {
-		return nil
-	}
-	return err
+	return h.serve(ctx, a, src, log)
 }
 
 // host is what a daemon holds open.
