@@ -33,6 +33,7 @@ func TestTwoNodesWithOneConfiguredBlockStopHandingOutAndNameEachOther(t *testing
 	a, b, third := l.Node("n1"), l.Node("n2"), l.Node("n3")
 	a.WriteConfig(withBlocks(a.Config(), 7))
 	b.WriteConfig(withBlocks(b.Config(), 7))
+	third.WriteConfig(withBlocks(third.Config(), 9))
 	a.Start()
 	third.Start()
 	a.WaitReady(20 * time.Second)
