@@ -146,13 +146,13 @@ func contend(t *testing.T, d *desk, h *holders, owner string, rng *rand.Rand) {
 // TestHugeBlocksAreNotWrittenOut picks from blocks that nobody could list, and fills a large one.
 func TestHugeBlocksAreNotWrittenOut(t *testing.T) {
 	sixteen := ipam.Pool{Name: "sixteen", CIDR: netip.MustParsePrefix("10.88.0.0/16"), Block: netip.MustParsePrefix("10.88.0.0/16"),
-		Reserve: prefixes("10.88.0.0/17")}
+		Reserve: prefixes("10.88.0.0/17", "10.88.128.0/18")}
 	huge := ipam.Pool{Name: "huge", CIDR: netip.MustParsePrefix("2001:db8:88::/48"), Block: netip.MustParsePrefix("2001:db8:88::/48"),
 		Reserve: prefixes("2001:db8:88::/49", "2001:db8:88:8000::/64")}
 	d := newDesk(t, sixteen, huge)
-	d.wants(t, "10.88.128.0", "first", "sixteen")
+	d.wants(t, "10.88.192.0", "first", "sixteen")
 	d.wants(t, "2001:db8:88:8001::", "first", "huge")
-	const left = 1<<15 - 2 // half a block without first's and the broadcast address
+	const left = 1<<14 - 2 // a quarter of the block without first's and the broadcast address
 	start := time.Now()
 	var leases []ipam.Lease
 	for len(leases) < left {
@@ -170,7 +170,7 @@ func TestHugeBlocksAreNotWrittenOut(t *testing.T) {
 	if got := leases[len(leases)-1].Address; got != addr("10.88.255.254") {
 		t.Errorf("the last is %s", got)
 	}
-	d.refused(t, ipam.ErrExhausted, ipam.Request{Owner: "one more", Pool: "sixteen"}, "32769 are reserved")
+	d.refused(t, ipam.ErrExhausted, ipam.Request{Owner: "one more", Pool: "sixteen"}, "49153 are reserved")
 	d.restart(t)
 	d.release(t, "7")
 	d.wants(t, leases[7].Address.String(), "one more", "sixteen")
