@@ -8,6 +8,8 @@ import (
 	"net/netip"
 	"time"
 
+	"golang.org/x/sync/errgroup"
+
 	"github.com/fairlead-net/fairlead/bgp"
 	"github.com/fairlead-net/fairlead/endpoint"
 	"github.com/fairlead-net/fairlead/store"
@@ -37,21 +39,37 @@ type inputs struct {
 // blockPatience is how long a node without a block listens to peers that do not answer before it chooses one.
 const blockPatience = 5 * time.Second
 
-// read takes the snapshot. The revision comes first, so that what is asked for later is never claimed by this pass.
+// read takes the snapshot. The revision comes first, so that what is asked for later is never claimed by this pass. The
+// store and the kernel are read side by side: an attach waits for both.
 func (a *Agent) read(ctx context.Context) (inputs, error) {
 	a.mu.Lock()
 	in := inputs{rev: a.state.rev, cfg: a.state.cfg, drained: a.state.drained, uninstall: a.state.uninstall}
 	a.mu.Unlock()
-	if err := a.readStore(&in); err != nil {
-		return in, err
-	}
 	in.blocks, in.leased = make(map[string]netip.Prefix), make(map[string]int)
 	for _, u := range a.room.Ledger.Usage() {
 		in.blocks[u.Pool], in.leased[u.Pool] = u.Block, u.Leased
 	}
 	in.routes, in.complete = a.room.Speaker.Routes()
 	in.settled = in.complete || a.room.Now().Sub(a.started) > blockPatience
-	return in, a.readKernel(ctx, &in)
+	var both errgroup.Group
+	both.Go(func() error { return a.readStore(&in) })
+	both.Go(func() error { return a.readKernel(ctx, &in) })
+	if err := both.Wait(); err != nil {
+		return in, err
+	}
+	in.alive = alive(in.records, in.linked)
+	return in, nil
+}
+
+// alive asks for the namespaces of those endpoints whose link is not as it should be: a sound link proves its namespace.
+func alive(records []record, linked map[string]endpoint.Row) map[string]bool {
+	m := make(map[string]bool, len(records))
+	for _, r := range records {
+		row := r.row(0)
+		have, ok := linked[row.HostIf]
+		m[r.Name] = ok && have.NSInode == r.NSInode && have.MTU != 0 || endpoint.Alive(row)
+	}
+	return m
 }
 
 func (a *Agent) readStore(in *inputs) error {
@@ -107,13 +125,6 @@ func (a *Agent) readKernel(ctx context.Context, in *inputs) (err error) {
 	}
 	if in.linked, err = a.room.Kernel.Endpoints.List(ctx); err != nil {
 		return fmt.Errorf("list endpoint links: %w", err)
-	}
-	in.alive = make(map[string]bool, len(in.records))
-	for _, r := range in.records {
-		in.alive[r.Name] = endpoint.Alive(r.row(0))
-	}
-	if in.uninstall {
-		return a.leaveOutGone(in.known)
 	}
 	return nil
 }
