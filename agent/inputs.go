@@ -58,6 +58,9 @@ func (a *Agent) read(ctx context.Context) (inputs, error) {
 		return in, err
 	}
 	in.alive = alive(in.records, in.linked)
+	if in.uninstall {
+		return in, a.leaveOutGone(in.known)
+	}
 	return in, nil
 }
 
