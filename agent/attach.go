@@ -129,7 +129,9 @@ func checkAttach(req *AttachRequest) error {
 		if _, err := nat.ParseSpec(spec); err != nil {
 			return fmt.Errorf("%w: %w", ErrBadRequest, err)
 		}
-		return fmt.Errorf("%w: publish %s: this release maps no ports: attach without it", ErrBadRequest, spec)
+	}
+	if len(req.Publish) > 0 {
+		return fmt.Errorf("%w: publish %s: this release maps no ports: attach without it", ErrBadRequest, req.Publish[0])
 	}
 	for _, ip := range req.IPs {
 		if !ip.IsValid() || ip.Is4In6() || ip.Zone() != "" {

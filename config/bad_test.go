@@ -64,7 +64,8 @@ func record(t *testing.T, path string, archive *txtar.Archive, problems string) 
 			kept = append(kept, f)
 		}
 	}
-	archive.Files = append(kept, txtar.File{Name: "problems", Data: []byte(problems)})
+	kept = append(kept, txtar.File{Name: "problems", Data: []byte(problems)})
+	archive.Files = kept
 	if err := os.WriteFile(path, txtar.Format(archive), 0o644); err != nil {
 		t.Fatal(err)
 	}

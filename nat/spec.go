@@ -91,7 +91,7 @@ func ParseSpec(text string) ([]Spec, error) {
 
 // cutHost takes the host address off the front. An IPv6 address stands in brackets, as its colons would be read as ours.
 func cutHost(text string) (ip netip.Addr, rest string, err error) {
-	host, rest := "", text
+	host := ""
 	switch {
 	case strings.HasPrefix(text, "["):
 		inside, after, closed := strings.Cut(text[1:], "]")

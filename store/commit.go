@@ -8,7 +8,7 @@ import (
 	"strings"
 	"sync"
 
-	"go.etcd.io/bbolt"
+	bbolterrors "go.etcd.io/bbolt/errors"
 	"golang.org/x/sys/unix"
 )
 
@@ -180,7 +180,7 @@ func (db *DB) beginWrite() (*Tx, error) {
 		return nil, fmt.Errorf("update store: %w", err)
 	}
 	b, err := db.bolt.Begin(true)
-	if errors.Is(err, bbolt.ErrDatabaseNotOpen) {
+	if errors.Is(err, bbolterrors.ErrDatabaseNotOpen) {
 		err = ErrClosed
 	}
 	if err != nil {
@@ -190,7 +190,7 @@ func (db *DB) beginWrite() (*Tx, error) {
 }
 
 func (db *DB) rollback(tx *Tx) {
-	if err := tx.bolt.Rollback(); err != nil && !errors.Is(err, bbolt.ErrTxClosed) {
+	if err := tx.bolt.Rollback(); err != nil && !errors.Is(err, bbolterrors.ErrTxClosed) {
 		db.fail(fmt.Errorf("%w: roll back: %w", ErrUnsure, err))
 	}
 }

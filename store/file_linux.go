@@ -10,6 +10,7 @@ import (
 	"time"
 
 	"go.etcd.io/bbolt"
+	bbolterrors "go.etcd.io/bbolt/errors"
 	"golang.org/x/sys/unix"
 )
 
@@ -39,7 +40,7 @@ func openFile(ctx context.Context, path string, o Options) (*bbolt.DB, error) {
 		return nil, err
 	}
 	bolt, err := bbolt.Open(path, 0o600, boltOptions(o.Timeout))
-	if errors.Is(err, bbolt.ErrTimeout) {
+	if errors.Is(err, bbolterrors.ErrTimeout) {
 		return nil, locked()
 	}
 	if err != nil {

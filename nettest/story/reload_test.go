@@ -79,7 +79,8 @@ func TestABadFileChangesNothingAndIsNamed(t *testing.T) {
 	before, session := n.State(), sessions(n, "192.0.2.2")
 	good := n.Config()
 	bad := strings.Replace(good, "[bgp]", "[bgp]\nasn = 0\nhold_tmie = \"9s\"", 1)
-	place := fmt.Sprintf("%s:%d:", n.ConfigFile(), 1+strings.Count(bad[:strings.Index(bad, "hold_tmie")], "\n"))
+	head, _, _ := strings.Cut(bad, "hold_tmie")
+	place := fmt.Sprintf("%s:%d:", n.ConfigFile(), 1+strings.Count(head, "\n"))
 	for _, reload := range []func(){
 		func() {
 			r := n.CLI("reload")
