@@ -2,6 +2,8 @@ package bgp
 
 import (
 	"context"
+	"net/netip"
+	"time"
 
 	api "github.com/osrg/gobgp/v3/api"
 )
@@ -17,7 +19,11 @@ func (s *Speaker) listen(ctx context.Context) {
 		changed := false
 		s.mu.Lock()
 		for _, report := range s.reports.take() {
-			changed = s.fold(report) || changed
+			if p := report.GetPeer(); p != nil {
+				s.follow(p)
+				continue
+			}
+			changed = s.fold(report.GetTable().GetPaths()) || changed
 		}
 		s.mu.Unlock()
 		s.review()
@@ -27,13 +33,55 @@ func (s *Speaker) listen(ctx context.Context) {
 	}
 }
 
+// follow notes when a peer goes away. Reports come in order: routes that went with the session are gone by now, and
+// what follows until the peer has told all again is about routes that it was promised to be kept.
+func (s *Speaker) follow(e *api.WatchEventResponse_PeerEvent) {
+	state := e.GetPeer().GetState()
+	a, err := netip.ParseAddr(state.GetNeighborAddress())
+	p := s.sessions[a]
+	if err != nil || p == nil || e.GetType() != api.WatchEventResponse_PeerEvent_STATE {
+		return
+	}
+	up := state.GetSessionState() == api.PeerState_ESTABLISHED
+	if p.reported && !up {
+		for f := range p.away {
+			p.away[f] = time.Now()
+		}
+	}
+	p.reported = up
+}
+
+// keeps tells whether a route of a restarting peer stays although GoBGP withdraws it: any attempt of the peer that ends
+// before the session is up, as when it is restarted once more, makes GoBGP forget all. RFC 4724 section 4.2 wants that
+// at the end of the restart time only.
+func (s *Speaker) keeps(prefix netip.Prefix, h hop) bool {
+	p := s.sessions[h.peer]
+	if p == nil || p.forsaken {
+		return false
+	}
+	since := p.away[familyOf(prefix)]
+	return !since.IsZero() && time.Since(since) < min(s.cfg.RestartTime, p.patience)
+}
+
+// release forgets the kept routes for which the condition holds. mu is held.
+func (s *Speaker) release(holds func(netip.Prefix, hop) bool) (changed bool) {
+	if s.keeping {
+		changed, s.keeping = s.best.release(holds)
+	}
+	return changed
+}
+
 func (s *Speaker) fold(report []*api.Path) bool {
 	var paths []path
+	changed := false
 	for _, p := range report {
 		if p.GetNlri() == nil {
 			f, ok := familyFrom(p.GetFamily())
 			if peer := s.sessions[neighbour(p)]; ok && peer != nil {
-				peer.endOfRIB[f] = true
+				peer.endOfRIB[f], peer.away[f] = true, time.Time{}
+				changed = s.release(func(prefix netip.Prefix, h hop) bool {
+					return h.peer == peer.Address && familyOf(prefix) == f
+				}) || changed
 			}
 			continue
 		}
@@ -47,7 +95,11 @@ func (s *Speaker) fold(report []*api.Path) bool {
 		}
 		paths = append(paths, decoded)
 	}
-	return s.best.fold(paths)
+	return s.best.fold(paths, func(prefix netip.Prefix, h hop) bool {
+		kept := s.keeps(prefix, h)
+		s.keeping = s.keeping || kept
+		return kept
+	}) || changed
 }
 
 // claimsATick bounds what seekClaims costs: with more prefixes than these it looks the less often.
@@ -80,7 +132,7 @@ func (s *Speaker) seekClaims(ticks int) {
 					paths = append(paths, decoded)
 				}
 			}
-			found.fold(paths)
+			found.fold(paths, nil)
 		})
 		if err != nil {
 			s.log.Debug("own prefixes not looked up", "error", err)

@@ -98,7 +98,6 @@ type path struct {
 	nextHop   netip.Addr // an IPv4-mapped address is given as IPv4
 	peer      netip.Addr // who told us; zero = we ourselves
 	withdrawn bool
-	stale     bool // kept for a peer that restarts
 }
 
 // decode reads what GoBGP reports of a prefix.
@@ -115,7 +114,7 @@ func decode(p *api.Path) (path, error) {
 	if err != nil {
 		return path{}, fmt.Errorf("decode prefix: %w", err)
 	}
-	out := path{prefix: prefix, peer: neighbour(p), withdrawn: p.GetIsWithdraw(), stale: p.GetStale()}
+	out := path{prefix: prefix, peer: neighbour(p), withdrawn: p.GetIsWithdraw()}
 	if !out.withdrawn {
 		if out.nextHop, err = nextHop(p.GetPattrs()); err != nil {
 			return path{}, fmt.Errorf("decode path to %v: %w", prefix, err)

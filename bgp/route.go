@@ -20,28 +20,54 @@ type Route struct {
 type hop struct {
 	nextHop netip.Addr
 	peer    netip.Addr
-	stale   bool
+	kept    bool // by us: GoBGP forgot it while its peer restarts
 }
 
 // rib holds the best paths to each prefix.
 type rib map[netip.Prefix][]hop
 
 // fold takes one report of GoBGP, in which each prefix comes with the whole set of its best paths, and says whether
-// anybody who asks for the routes will see a difference.
-func (r rib) fold(paths []path) bool {
+// anybody who asks for the routes will see a difference. What keep says stays although the report lacks it.
+func (r rib) fold(paths []path, keep func(netip.Prefix, hop) bool) bool {
 	sets := make(map[netip.Prefix][]hop, 1)
 	for _, p := range paths {
 		set := sets[p.prefix]
 		if !p.withdrawn && p.peer.IsValid() {
-			set = append(set, hop{nextHop: p.nextHop, peer: p.peer, stale: p.stale})
+			set = append(set, hop{nextHop: p.nextHop, peer: p.peer})
 		}
 		sets[p.prefix] = set
 	}
 	changed := false
 	for prefix, set := range sets {
+		for _, old := range r[prefix] {
+			told := slices.ContainsFunc(set, func(h hop) bool { return h.peer == old.peer })
+			if !told && keep(prefix, old) {
+				old.kept = true
+				set = append(set, old)
+			}
+		}
 		changed = r.put(prefix, set) || changed
 	}
 	return changed
+}
+
+// release forgets what was kept, where the condition holds, and says whether that made a difference and whether
+// anything is left that is kept.
+func (r rib) release(holds func(netip.Prefix, hop) bool) (changed, left bool) {
+	for prefix, set := range r {
+		rest := make([]hop, 0, len(set))
+		for _, h := range set {
+			if h.kept && holds(prefix, h) {
+				continue
+			}
+			left = left || h.kept
+			rest = append(rest, h)
+		}
+		if len(rest) < len(set) {
+			changed = r.put(prefix, rest) || changed
+		}
+	}
+	return changed, left
 }
 
 func (r rib) put(prefix netip.Prefix, set []hop) bool {

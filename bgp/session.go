@@ -1,6 +1,7 @@
 package bgp
 
 import (
+	"fmt"
 	"net/netip"
 	"strings"
 	"time"
@@ -50,14 +51,42 @@ type session struct {
 	negotiated [families]bool // the families of this session
 	endOfRIB   [families]bool // those whose first updates are complete
 	heard      bool           // it has told all once since Start
+
+	reported bool                // it is up, in the order of GoBGP's reports
+	away     [families]time.Time // since when it has not told all of a family; zero: it has, or never did
+	patience time.Duration       // the restart time that it asked for
+	forsaken bool                // its routes are not to be kept: it is dead, or stopped for good
 }
 
 func newSession(t terms) *session {
 	return &session{terms: t, state: stateIdle}
 }
 
-// enter notes a change of state and returns whether a session came or went with it.
-func (s *session) enter(n note) bool {
+// take brings what a note says into the session.
+func (s *session) take(n note) {
+	switch n.kind {
+	case noteState:
+		s.enter(n)
+	case noteDead:
+		s.lastError, s.dialing, s.told = n.text, false, true
+	case noteRefused:
+		if !s.told && !s.stopped { // the first reason is the cause of the others
+			s.lastError, s.dialing, s.told = n.text, s.state != stateEstablished, true
+		}
+	case noteDial:
+		if s.state != stateEstablished {
+			s.lastError, s.dialing = n.text, true
+		}
+	case noteSocket:
+		s.lastError, s.dialing = n.text, false
+	case noteLimit:
+		s.lastError = fmt.Sprintf("more than %d prefixes of %s: session stopped until its config changes", s.MaxPrefixes, n.text)
+		s.dialing, s.told, s.stopped = false, true, true
+	}
+}
+
+// enter is a change of state.
+func (s *session) enter(n note) {
 	was := s.state
 	s.state = n.to
 	switch {
@@ -69,7 +98,6 @@ func (s *session) enter(n note) bool {
 		if s.dialing {
 			s.lastError, s.dialing = "", false
 		}
-		return true
 	case was == stateEstablished:
 		s.since = n.when
 		s.endOfRIB = [families]bool{}
@@ -78,14 +106,18 @@ func (s *session) enter(n note) bool {
 			s.lastError, s.dialing = because(n.text), false
 		}
 		s.told = false
-		return true
 	case n.to == stateIdle:
 		if !s.told && !s.stopped {
 			s.lastError, s.dialing = because(n.text), true
 		}
 		s.told = false
 	}
-	return false
+}
+
+// leave is the end of a session by our own doing, which GoBGP has no word for. None of its routes are kept.
+func (s *session) leave() {
+	s.enter(note{to: stateIdle, when: time.Now()})
+	s.retained = false
 }
 
 // because puts GoBGP's reason for the end of a session, or of an attempt, into words.
@@ -110,14 +142,14 @@ func because(reason string) string {
 
 // whole says that every family of the session has been told completely.
 func (s *session) whole() bool {
-	any := false
-	for f, n := range s.negotiated {
-		if n && !s.endOfRIB[f] {
+	spoken := false
+	for f, negotiated := range s.negotiated {
+		if negotiated && !s.endOfRIB[f] {
 			return false
 		}
-		any = any || n
+		spoken = spoken || negotiated
 	}
-	return any
+	return spoken
 }
 
 // gobgp is the session in GoBGP's terms. Warm tells the peer that we restart and forwarded all along.

@@ -24,8 +24,8 @@ type Speaker struct {
 	gobgp   *server.BgpServer
 	hears   *logger
 	changed chan struct{}
-	reports *queue[[]*api.Path] // what GoBGP's table tells, one report an item
-	notes   *queue[note]        // what GoBGP's log tells
+	reports *queue[*api.WatchEventResponse] // what GoBGP tells of its table and its sessions, in order
+	notes   *queue[note]                    // what GoBGP's log tells
 	started time.Time
 	stop    context.CancelFunc
 	running sync.WaitGroup
@@ -42,7 +42,8 @@ type Speaker struct {
 	sessions  map[netip.Addr]*session
 	announced map[netip.Prefix]netip.Addr
 	best      rib
-	claims    rib // who else announces what we announce
+	keeping   bool // some of best is kept for peers that restart
+	claims    rib  // who else announces what we announce
 }
 
 // Start makes a speaker and checks that it can listen. The sessions begin with the first Announce, so that the first update of
@@ -66,7 +67,7 @@ func Start(cfg Config, log *slog.Logger) (*Speaker, error) {
 	hears.eager.Store(true)
 	s := &Speaker{
 		log: log, gobgp: server.NewBgpServer(server.LoggerOption(hears)), hears: hears,
-		changed: make(chan struct{}, 1), reports: newQueue[[]*api.Path](), notes: notes, started: time.Now(),
+		changed: make(chan struct{}, 1), reports: newQueue[*api.WatchEventResponse](), notes: notes, started: time.Now(),
 		cfg: cfg, sessions: make(map[netip.Addr]*session), announced: make(map[netip.Prefix]netip.Addr),
 		best: make(rib), claims: make(rib),
 	}
@@ -139,10 +140,11 @@ func (s *Speaker) begin() error {
 	var watch context.Context
 	watch, s.unwatch = context.WithCancel(context.Background())
 	err = s.gobgp.WatchEvent(watch, &api.WatchEventRequest{
+		Peer: &api.WatchEventRequest_Peer{},
 		Table: &api.WatchEventRequest_Table{Filters: []*api.WatchEventRequest_Table_Filter{
 			{Type: api.WatchEventRequest_Table_Filter_BEST}, {Type: api.WatchEventRequest_Table_Filter_EOR},
 		}},
-	}, func(r *api.WatchEventResponse) { s.reports.put(r.GetTable().GetPaths()) })
+	}, s.reports.put)
 	if err != nil {
 		return fmt.Errorf("watch routes: %w", err)
 	}

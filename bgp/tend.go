@@ -2,7 +2,6 @@ package bgp
 
 import (
 	"context"
-	"fmt"
 	"net/netip"
 	"strings"
 	"time"
@@ -20,14 +19,18 @@ func (s *Speaker) review() {
 			up++
 			quiet := !p.restarts && time.Since(p.since) > p.HoldTime
 			p.heard = p.heard || p.whole() || quiet
+			if quiet {
+				p.away = [families]time.Time{} // it does not mark the end, and has told long since
+			}
 		}
 		if p.whole() {
 			p.retained = false
 		}
 		complete = complete && p.heard
 	}
+	changed := s.release(func(prefix netip.Prefix, h hop) bool { return !s.keeps(prefix, h) })
 	complete = complete || time.Since(s.started) >= s.cfg.RestartTime
-	if complete != s.complete {
+	if complete != s.complete || changed {
 		s.complete = complete
 		poke(s.changed)
 	}
@@ -67,48 +70,27 @@ func (s *Speaker) act(n note) {
 		s.mu.Unlock()
 		return
 	}
-	turned, over, was := false, false, p.state
-	switch n.kind {
-	case noteState:
-		turned = p.enter(n)
-	case noteDead:
-		p.lastError, p.dialing, p.told = n.text, false, true
-	case noteRefused:
-		if !p.told && !p.stopped { // the first reason is the cause of the others
-			p.lastError, p.dialing, p.told = n.text, p.state != stateEstablished, true
-		}
-	case noteDial:
-		if p.state != stateEstablished {
-			p.lastError, p.dialing = n.text, true
-		}
-	case noteSocket:
-		p.lastError, p.dialing = n.text, false
-	case noteLimit:
-		over = !p.stopped // each further update says it again
-		p.lastError, p.dialing, p.told, p.stopped = tooMany(p.terms, n.text), false, true, true
-	}
-	state, reason, kept := p.state, p.lastError, p.retained
+	was, stopped := p.state, p.stopped
+	p.take(n)
+	is, reason, kept := p.state, p.lastError, p.retained
 	s.mu.Unlock()
 	switch {
 	case n.kind == noteDead:
 		s.flush(n.peer)
-	case over:
+	case n.kind == noteLimit && !stopped: // each further update says it again
 		s.halt(n.peer)
 	case n.kind == noteSocket:
 		s.log.Error("bgp socket option not set", "peer", n.peer, "error", n.text)
-	case turned && state == stateEstablished:
+	case is == was:
+	case is == stateEstablished:
 		s.learn(n.peer)
 		s.log.Info("bgp session up", "peer", n.peer)
-	case turned:
+	case was == stateEstablished:
 		s.log.Warn("bgp session lost", "peer", n.peer, "reason", reason, "routes_kept", kept)
 	}
-	if n.kind == noteState && n.to == stateIdle && was != stateIdle {
+	if is == stateIdle && was != stateIdle {
 		s.hasten(n.peer, n.when)
 	}
-}
-
-func tooMany(t terms, family string) string {
-	return fmt.Sprintf("more than %d prefixes of %s: session stopped until its config changes", t.MaxPrefixes, family)
 }
 
 // peer asks GoBGP about one neighbour; nil when it has none such.
@@ -139,7 +121,7 @@ func (s *Speaker) learn(a netip.Addr) {
 				poke(s.changed)
 			}
 		case *api.GracefulRestartCapability:
-			p.restarts = true
+			p.restarts, p.patience = true, time.Duration(c.GetTime())*time.Second
 		case *api.MultiProtocolCapability:
 			if f, ok := familyFrom(c.GetFamily()); ok {
 				p.negotiated[f] = true
