@@ -28,6 +28,7 @@ func TestMain(m *testing.M) {
 			exit(live(os.Args[2], os.Args[3]))
 		}
 	}
+	_ = os.Setenv("GORACE", "atexit_sleep_ms=0") // or each child with the race detector takes a second to end
 	os.Exit(m.Run())
 }
 
