@@ -59,6 +59,7 @@ type Agent struct {
 	room    Rooms
 	started time.Time
 	ladder  *ladder
+	patrol  *patrol
 	metrics *metrics
 	locks   names
 	asked   chan struct{}        // poke: an intent changed
@@ -104,8 +105,9 @@ func (o *outcome) problem() error {
 
 // New makes an agent; Run starts it.
 func New(cfg Config, r Rooms) (*Agent, error) {
+	watch := newPatrol(r.Kernel.Insides, r.Log)
 	a := &Agent{
-		room: r, started: r.Now(), ladder: newLadder(r.Kernel, r.Speaker),
+		room: r, started: r.Now(), patrol: watch, ladder: newLadder(r.Kernel, r.Speaker, watch),
 		locks: names{held: make(map[string]chan struct{})},
 		asked: make(chan struct{}, 1),
 		gone:  make(map[string]time.Time),
@@ -127,10 +129,7 @@ func (a *Agent) ask() uint64 {
 	a.state.rev++
 	rev := a.state.rev
 	a.mu.Unlock()
-	select {
-	case a.asked <- struct{}{}:
-	default:
-	}
+	poke(a.asked)
 	return rev
 }
 

@@ -2,7 +2,6 @@ package agent
 
 import (
 	"context"
-	"maps"
 	"net/netip"
 
 	"github.com/fairlead-net/fairlead/endpoint"
@@ -43,8 +42,7 @@ type ladder struct {
 	speaker    Speaker
 }
 
-func newLadder(k Kernel, speaker Speaker) *ladder {
-	p := &patrol{insides: k.Insides}
+func newLadder(k Kernel, speaker Speaker, p *patrol) *ladder {
 	s := &parameters{of: k.Sysctls}
 	return &ladder{
 		devices:    reconcile.NewTable("device", k.Devices),
@@ -62,27 +60,23 @@ func newLadder(k Kernel, speaker Speaker) *ladder {
 }
 
 // apply brings the kernel and the peers to d. While the RIB is not complete, nothing that a route could still ask for
-// is pruned; what belongs to endpoints is. The endpoints' links are those that the inputs showed. With inside it also looks into the endpoints' namespaces.
-func (l *ladder) apply(ctx context.Context, d desired, linked map[string]endpoint.Row, complete, inside bool) *reconcile.Report {
+// is pruned; what belongs to endpoints is. The endpoints' links are those that the inputs showed.
+func (l *ladder) apply(ctx context.Context, d desired, linked map[string]endpoint.Row, complete bool) *reconcile.Report {
 	early := func(dev string) bool { return !complete && tunnelled(dev) }
 	l.parameters.want = d.Sysctls
-	rungs := []reconcile.Rung{
+	report := reconcile.Climb(ctx,
 		l.devices.Rung(d.Devices, func(name string, _ tunnel.Device) bool { return early(name) }),
 		l.sysctls.Rung(d.Sysctls, nil),
 		l.endpoints.Known(linked, d.endpoints, nil),
-	}
-	if inside {
-		l.patrol.rows = d.endpoints
-		rungs = append(rungs, l.insides.Rung(d.endpoints, nil))
-	}
-	rungs = append(rungs,
+		l.insides.Known(l.patrol.sound(d.endpoints), d.endpoints, nil),
 		l.neighbours.Rung(d.Neighbours, func(k tunnel.NeighKey, _ tunnel.MAC) bool { return early(k.Dev) }),
 		l.fdb.Rung(d.FDB, func(k tunnel.FDBKey, _ netip.Addr) bool { return early(k.Dev) }),
 		l.routes.Rung(d.Routes, func(_ tunnel.RouteKey, r tunnel.Route) bool { return !complete && remote(r) }),
 		l.rules.Rung(d.Rules, func(netip.Prefix, tunnel.Rule) bool { return !complete }),
 		reconcile.Whole("announcement", func(context.Context) error { return l.speaker.Announce(d.announce) }),
 	)
-	return reconcile.Climb(ctx, rungs...)
+	l.patrol.expect(d.endpoints)
+	return report
 }
 
 // remote tells a route to another node from one to an endpoint of ours or a blackhole.
@@ -91,35 +85,6 @@ func remote(r tunnel.Route) bool {
 }
 
 func tunnelled(dev string) bool { return dev == tunnel.Device4 || dev == tunnel.Device6 }
-
-// patrol shows the insides of the endpoints' namespaces as a table: a row that drifted is absent.
-type patrol struct {
-	insides Insides
-	rows    map[string]endpoint.Row
-}
-
-func (p *patrol) List(ctx context.Context) (map[string]endpoint.Row, error) {
-	rows := make([]endpoint.Row, 0, len(p.rows))
-	for _, r := range p.rows {
-		rows = append(rows, r)
-	}
-	drifted, err := p.insides.Inspect(ctx, rows)
-	if err != nil {
-		return nil, err
-	}
-	have := maps.Clone(p.rows)
-	for _, hostIf := range drifted {
-		delete(have, hostIf)
-	}
-	return have, nil
-}
-
-func (p *patrol) Put(ctx context.Context, _ string, r endpoint.Row) error {
-	return p.insides.Mend(ctx, r)
-}
-
-// Delete has nothing to do: the inside goes with the endpoint.
-func (p *patrol) Delete(context.Context, string) error { return nil }
 
 // parameters is the table of those kernel parameters that the pass wants: all others are not ours.
 type parameters struct {

@@ -5,6 +5,7 @@ import (
 	"errors"
 	"fmt"
 	"net/netip"
+	"sync"
 	"time"
 
 	"github.com/fairlead-net/fairlead/tunnel"
@@ -12,7 +13,7 @@ import (
 
 const (
 	undoPatience = 10 * time.Second       // to take back what could not be finished
-	patrolEvery  = 400 * time.Millisecond // looks into the endpoints' namespaces are at least this far apart
+	calm         = 200 * time.Millisecond // between passes that kernel events ask for: our own writes are events too
 	firstRetry   = 250 * time.Millisecond
 	longestRetry = 30 * time.Second
 	housekeeping = 3 // times that a pass reads again because its own chores changed the store
@@ -31,51 +32,52 @@ func (a *Agent) Run(ctx context.Context) error {
 	defer w.stop()
 	feed := ticker(a.room.Watchdog / 3)
 	defer feed.Stop()
-	for inside := true; ; {
-		if err := a.pass(ctx, inside, w); err != nil {
+	ctx, stop := context.WithCancel(ctx)
+	var patrol sync.WaitGroup
+	patrol.Go(func() { a.patrol.run(ctx, a.interval) })
+	defer patrol.Wait()
+	defer stop()
+	for {
+		if err := a.pass(ctx, w); err != nil {
 			return err
 		}
-		if inside {
-			w.patrolled()
-		}
 		a.room.Notify("WATCHDOG=1")
-		if inside = a.wait(ctx, kernel, w, feed); ctx.Err() != nil {
+		if a.wait(ctx, kernel, w, feed); ctx.Err() != nil {
 			return nil
 		}
 	}
 }
 
-// wait sleeps until a pass is due and tells whether it should look into the endpoints' namespaces. The loop that does
-// the work is also the one that feeds the watchdog.
-func (a *Agent) wait(ctx context.Context, kernel <-chan struct{}, w *waker, feed *time.Ticker) (inside bool) {
+// wait sleeps until a pass is due. The loop that does the work is also the one that feeds the watchdog.
+func (a *Agent) wait(ctx context.Context, kernel <-chan struct{}, w *waker, feed *time.Ticker) {
 	for {
 		select {
 		case <-ctx.Done():
-			return false
+			return
 		case <-feed.C:
 			a.room.Notify("WATCHDOG=1")
+			continue
 		case <-a.asked:
-			return false
 		case <-a.room.Speaker.Changed():
-			return false
+		case <-a.patrol.found:
 		case <-w.retry.C:
-			return false
-		case <-kernel:
-			if w.mayPatrol() {
-				return true
-			}
-		case <-w.patrol.C:
-			return true
 		case <-w.tick.C:
-			return true
+		case <-w.later.C:
+			w.heard = time.Now()
+		case <-kernel:
+			a.patrol.ask()
+			if !w.now() {
+				continue
+			}
 		}
+		return
 	}
 }
 
 // pass makes one pass, publishes what came of it and plans the retry of what failed.
-func (a *Agent) pass(ctx context.Context, inside bool, w *waker) error {
+func (a *Agent) pass(ctx context.Context, w *waker) error {
 	begun := time.Now()
-	o := a.converge(ctx, inside)
+	o := a.converge(ctx)
 	if ctx.Err() != nil {
 		return nil // half a pass because of the end is nobody's failure
 	}
@@ -94,7 +96,7 @@ func (a *Agent) pass(ctx context.Context, inside bool, w *waker) error {
 }
 
 // converge reads the inputs and brings the kernel to what follows from them.
-func (a *Agent) converge(ctx context.Context, inside bool) outcome {
+func (a *Agent) converge(ctx context.Context) outcome {
 	in, err := a.read(ctx)
 	for range housekeeping {
 		if err != nil {
@@ -116,7 +118,7 @@ func (a *Agent) converge(ctx context.Context, inside bool) outcome {
 		o.err = err
 		return o
 	}
-	o.report = a.ladder.apply(ctx, o.desired, in.linked, in.complete || in.uninstall, inside)
+	o.report = a.ladder.apply(ctx, o.desired, in.linked, in.complete || in.uninstall)
 	if err := a.shadows(ctx, o.desired.routes); err != nil {
 		o.err = err
 	}
@@ -179,24 +181,24 @@ func (a *Agent) interval() time.Duration {
 
 // waker holds the timers of the loop.
 type waker struct {
-	tick   *time.Ticker
-	retry  *time.Timer
-	patrol *time.Timer
-	wait   time.Duration // before the next retry
-	looked time.Time     // when the namespaces were last looked into
+	tick  *time.Ticker
+	retry *time.Timer
+	later *time.Timer   // a pass that a kernel event asked for too early
+	wait  time.Duration // before the next retry
+	heard time.Time     // when a kernel event last led to a pass
 }
 
 func newWaker(interval time.Duration) *waker {
-	w := &waker{tick: time.NewTicker(interval), retry: time.NewTimer(0), patrol: time.NewTimer(0), wait: firstRetry}
+	w := &waker{tick: time.NewTicker(interval), retry: time.NewTimer(0), later: time.NewTimer(0), wait: firstRetry}
 	w.retry.Stop()
-	w.patrol.Stop()
+	w.later.Stop()
 	return w
 }
 
 func (w *waker) stop() {
 	w.tick.Stop()
 	w.retry.Stop()
-	w.patrol.Stop()
+	w.later.Stop()
 }
 
 // plan sets the retry: soon after the first failure, then less and less often; again asks for a look at a known time.
@@ -214,20 +216,16 @@ func (w *waker) plan(clean bool, again time.Duration) {
 	}
 }
 
-func (w *waker) patrolled() {
-	w.patrol.Stop()
-	w.looked = time.Now()
-}
-
-// mayPatrol tells whether a kernel event may cause a look into the namespaces now; if not, one is planned. Our own
-// writes cause events too, and a look costs some system calls for every endpoint.
-func (w *waker) mayPatrol() bool {
-	since := time.Since(w.looked)
-	if since >= patrolEvery {
-		return true
+// now tells whether a kernel event leads to a pass at once; if not, one is planned.
+func (w *waker) now() bool {
+	since := time.Since(w.heard)
+	if since < calm {
+		w.later.Reset(calm - since)
+		return false
 	}
-	w.patrol.Reset(patrolEvery - since)
-	return false
+	w.later.Stop()
+	w.heard = time.Now()
+	return true
 }
 
 // ticker is a ticker that never ticks when the interval is 0.
