@@ -5,7 +5,9 @@ import (
 	"os"
 	"path/filepath"
 	"strings"
+	"sync"
 	"testing"
+	"time"
 
 	"github.com/google/go-cmp/cmp"
 	"github.com/google/uuid"
@@ -157,5 +159,33 @@ func TestInterruptedCreationIsBegunAgain(t *testing.T) {
 	put(t, open(t, path), "a", fruit{"apple", 3})
 	if _, err := os.Stat(path + ".new"); !errors.Is(err, os.ErrNotExist) {
 		t.Errorf("the draft is still there: %v", err)
+	}
+}
+
+func TestOnlyOneOfManyMakesTheStore(t *testing.T) {
+	for range 20 {
+		path := tempPath(t)
+		dbs, errs := make([]*store.DB, 8), make([]error, 8)
+		var wg sync.WaitGroup
+		for i := range dbs {
+			wg.Go(func() { dbs[i], errs[i] = store.Open(t.Context(), path, store.Options{Timeout: 50 * time.Millisecond}) })
+		}
+		wg.Wait()
+		made := 0
+		for i, db := range dbs {
+			if errs[i] == nil {
+				made++
+				put(t, db, "a", fruit{"apple", i})
+				_ = db.Close()
+			} else if !errors.Is(errs[i], store.ErrLocked) {
+				t.Error(errs[i])
+			}
+		}
+		if made != 1 || len(contents(t, open(t, path))) != 1 {
+			t.Errorf("%d of %d made it: %v", made, len(dbs), errs)
+		}
+		if left, err := os.ReadDir(filepath.Dir(path)); err != nil || len(left) != 1 {
+			t.Errorf("left behind: %v, %v", left, err)
+		}
 	}
 }

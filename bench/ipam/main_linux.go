@@ -127,14 +127,14 @@ func (l line) median(of func(times) time.Duration) time.Duration {
 func ratio(a, b time.Duration) float64 { return float64(a) / float64(b) }
 
 func most(name string, got, limit float64) {
-	print3(name, got, fmt.Sprintf("<= %.1f", limit), got <= limit)
+	row(name, got, fmt.Sprintf("<= %.1f", limit), got <= limit)
 }
 
 func least(name string, got, limit float64) {
-	print3(name, got, fmt.Sprintf(">= %.0f", limit), got >= limit)
+	row(name, got, fmt.Sprintf(">= %.0f", limit), got >= limit)
 }
 
-func print3(name string, got float64, limit string, reached bool) {
+func row(name string, got float64, limit string, reached bool) {
 	verdict := "missed"
 	if reached {
 		verdict = "reached"

@@ -39,7 +39,7 @@ func (l *lab) end() {
 	}
 }
 
-// socket asks a real daemon, on a host of its own, over a new connection each time.
+// socket asks a real daemon, on a host of its own, over one connection, as Docker's daemon keeps it.
 type socket struct {
 	client    *http.Client
 	addresses [outside]string
@@ -52,9 +52,13 @@ func newSocket(l *lab, dir string) (*socket, error) {
 	}
 	site := nettest.NewLab(l, nettest.LabOptions{Binary: bin, Nodes: []string{"n1"}, Dir: dir})
 	node := site.Node("n1")
+	node.WriteConfig(fmt.Sprintf("[node]\nstate_dir = %q\nrun_dir = %q\n[[pool]]\nname = \"default\"\ncidr = \"10.88.0.0/16\"\n"+
+		"block = \"10.88.0.0/22\"\nreuse_delay = \"1ms\"\n", node.StateDir(), node.RunDir()))
 	node.Start()
 	node.WaitReady(readyTime)
-	s := &socket{client: node.Client()}
+	client := node.Client()
+	client.Transport.(*http.Transport).DisableKeepAlives = false
+	s := &socket{client: client}
 	for i := range held {
 		if _, err := s.lease(owner("held", i)); err != nil {
 			return nil, err
