@@ -2,7 +2,7 @@
 //
 // One caller and many of the ledger inside a process, a bare bbolt put of the same size, a request to the socket of a
 // real `fairlead run` process, and the CNI plugin host-local, which forgets what it handed out when the power fails.
-// All write to the same disk. They take turns, so that a disturbance hits all, and the median of the rounds counts.
+// All write to the same disk. They take turns, so that a disturbance hits all, and the median of all operations counts.
 package main
 
 import (
@@ -33,20 +33,20 @@ func main() {
 	}
 }
 
-// way is one way to lease addresses and to give them back. A round does some of both and returns how long one took; a
-// way whose callers do both at once has no time for either, only for both together.
+// way is one way to lease addresses and to give them back. A round does some of both and notes how long each took.
 type way interface {
-	round() (times, error)
+	round(t *times) error
 }
 
-// times are of one operation.
-type times struct{ lease, release, both time.Duration }
+// times are what the operations of one way took. Where many callers do both at once, only the share of one operation in
+// the time of a whole round makes sense.
+type times struct{ leases, releases, shares []time.Duration }
 
-// line is one way and what its rounds took.
+// line is one way and what it took.
 type line struct {
-	name   string
-	way    way
-	rounds []times
+	name string
+	way  way
+	times
 }
 
 func measure(rounds int, dir string) (err error) {
@@ -69,62 +69,57 @@ func measure(rounds int, dir string) (err error) {
 	for r := range rounds + 1 { // the first only warms up
 		for i := range lines {
 			line := &lines[(r+i)%len(lines)]
-			took, err := line.way.round()
-			if err != nil {
+			if err := line.way.round(&line.times); err != nil {
 				return fmt.Errorf("%s: %w", line.name, err)
 			}
-			if r > 0 {
-				line.rounds = append(line.rounds, took)
+			if r == 0 {
+				line.times = times{}
 			}
 		}
 		fmt.Fprintf(os.Stderr, "round %d of %d\n", r, rounds)
 	}
-	return report(lines, dir)
+	return report(lines, rounds, dir)
 }
 
-func report(lines []line, dir string) error {
+func report(lines []line, rounds int, dir string) error {
 	fs, err := fileSystem(dir)
 	if err != nil {
 		return err
 	}
-	fmt.Printf("median of %d rounds, on %s\n\n", len(lines[0].rounds), fs)
+	fmt.Printf("medians of %d rounds, on %s\n\n", rounds, fs)
 	fmt.Println("| way | lease | release | operations a second |")
 	fmt.Println("| --- | --- | --- | --- |")
 	for _, l := range lines {
-		fmt.Printf("| %s | %s | %s | %.0f |\n", l.name, us(l.median(leaseOf)), us(l.median(releaseOf)),
-			float64(time.Second)/float64(l.median(bothOf)))
+		fmt.Printf("| %s | %s | %s | %.0f |\n", l.name, us(median(l.leases)), us(median(l.releases)), l.rate())
 	}
 	put, one, crowd, socket, cni := lines[0], lines[1], lines[2], lines[3], lines[4]
 	fmt.Println("\n| ratio | measured | to reach |")
 	fmt.Println("| --- | --- | --- |")
-	most("lease, one caller, to a bare put", ratio(one.median(leaseOf), put.median(leaseOf)), mostOfPut)
-	most("release, one caller, to a bare put", ratio(one.median(releaseOf), put.median(leaseOf)), mostOfPut)
-	least(fmt.Sprintf("rate of %d callers to that of one", many), ratio(one.median(bothOf), crowd.median(bothOf)), leastOfMany)
-	least("host-local's ADD to a lease by the socket", ratio(cni.median(leaseOf), socket.median(leaseOf)), leastOfSocket)
-	least("host-local's DEL to a release by the socket", ratio(cni.median(releaseOf), socket.median(releaseOf)), leastOfSocket)
+	most("lease, one caller, to a bare put", ratio(one.leases, put.leases), mostOfPut)
+	most("release, one caller, to a bare put", ratio(one.releases, put.leases), mostOfPut)
+	least(fmt.Sprintf("rate of %d callers to that of one", many), crowd.rate()/one.rate(), leastOfMany)
+	least("host-local's ADD to a lease by the socket", ratio(cni.leases, socket.leases), leastOfSocket)
+	least("host-local's DEL to a release by the socket", ratio(cni.releases, socket.releases), leastOfSocket)
 	return nil
 }
 
-func leaseOf(t times) time.Duration   { return t.lease }
-func releaseOf(t times) time.Duration { return t.release }
-
-func bothOf(t times) time.Duration {
-	if t.both > 0 {
-		return t.both
+// rate is in operations a second.
+func (t times) rate() float64 {
+	one := median(t.shares)
+	if one == 0 {
+		one = (median(t.leases) + median(t.releases)) / 2
 	}
-	return (t.lease + t.release) / 2
+	return float64(time.Second) / float64(one)
 }
 
-func (l line) median(of func(times) time.Duration) time.Duration {
-	all := make([]time.Duration, 0, len(l.rounds))
-	for _, t := range l.rounds {
-		all = append(all, of(t))
+func median(d []time.Duration) time.Duration {
+	if len(d) == 0 {
+		return 0
 	}
-	slices.Sort(all)
-	return all[len(all)/2]
+	return slices.Sorted(slices.Values(d))[len(d)/2]
 }
 
-func ratio(a, b time.Duration) float64 { return float64(a) / float64(b) }
+func ratio(a, b []time.Duration) float64 { return float64(median(a)) / float64(median(b)) }
 
 func most(name string, got, limit float64) {
 	row(name, got, fmt.Sprintf("<= %.1f", limit), got <= limit)

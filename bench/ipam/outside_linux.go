@@ -1,10 +1,12 @@
 package main
 
 import (
+	"bufio"
 	"bytes"
 	"encoding/json"
 	"fmt"
 	"io"
+	"net"
 	"net/http"
 	"os"
 	"os/exec"
@@ -18,7 +20,7 @@ import (
 
 const (
 	readyTime = 30 * time.Second
-	outside   = 10 // leases in a round of ways that run processes or ask one
+	outside   = 20 // leases in a round of ways that run processes or ask one
 )
 
 // lab is what nettest needs to know of its surroundings, outside a test.
@@ -39,9 +41,11 @@ func (l *lab) end() {
 	}
 }
 
-// socket asks a real daemon, on a host of its own, over one connection, as Docker's daemon keeps it.
+// socket asks a real daemon, on a host of its own, over one connection, and waits on it without net/http's goroutines:
+// what a client costs is not the daemon's.
 type socket struct {
-	client    *http.Client
+	conn      net.Conn
+	answers   *bufio.Reader
 	addresses [outside]string
 }
 
@@ -50,15 +54,17 @@ func newSocket(l *lab, dir string) (*socket, error) {
 	if err != nil {
 		return nil, err
 	}
-	site := nettest.NewLab(l, nettest.LabOptions{Binary: bin, Nodes: []string{"n1"}, Dir: dir})
-	node := site.Node("n1")
+	node := nettest.NewLab(l, nettest.LabOptions{Binary: bin, Nodes: []string{"n1"}, Dir: dir}).Node("n1")
 	node.WriteConfig(fmt.Sprintf("[node]\nstate_dir = %q\nrun_dir = %q\n[[pool]]\nname = \"default\"\ncidr = \"10.88.0.0/16\"\n"+
 		"block = \"10.88.0.0/22\"\nreuse_delay = \"1ms\"\n", node.StateDir(), node.RunDir()))
 	node.Start()
 	node.WaitReady(readyTime)
-	client := node.Client()
-	client.Transport.(*http.Transport).DisableKeepAlives = false
-	s := &socket{client: client}
+	conn, err := net.Dial("unix", node.Socket())
+	if err != nil {
+		return nil, err
+	}
+	l.Cleanup(func() { _ = conn.Close() })
+	s := &socket{conn: conn, answers: bufio.NewReader(conn)}
 	for i := range held {
 		if _, err := s.lease(owner("held", i)); err != nil {
 			return nil, err
@@ -97,7 +103,10 @@ func (s *socket) call(method, path string, body, into any) error {
 		return err
 	}
 	req.Header.Set("Content-Type", "application/json")
-	res, err := s.client.Do(req)
+	if err := req.Write(s.conn); err != nil {
+		return err
+	}
+	res, err := http.ReadResponse(s.answers, req)
 	if err != nil {
 		return err
 	}
@@ -112,8 +121,8 @@ func (s *socket) call(method, path string, body, into any) error {
 	return json.Unmarshal(answer, into)
 }
 
-func (s *socket) round() (times, error) {
-	return inTurn(outside,
+func (s *socket) round(t *times) error {
+	return t.inTurn(outside,
 		func(i int) (err error) {
 			s.addresses[i], err = s.lease(owner("caller", i))
 			return err
@@ -153,8 +162,8 @@ func (c *cni) run(command, id string) error {
 	return nil
 }
 
-func (c *cni) round() (times, error) {
-	return inTurn(outside,
+func (c *cni) round(t *times) error {
+	return t.inTurn(outside,
 		func(i int) error { return c.run("ADD", owner("caller", i)) },
 		func(i int) error { return c.run("DEL", owner("caller", i)) })
 }

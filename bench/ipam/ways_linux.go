@@ -3,6 +3,7 @@ package main
 import (
 	"context"
 	"encoding/json"
+	"errors"
 	"fmt"
 	"net/netip"
 	"path/filepath"
@@ -52,26 +53,23 @@ func newLines(l *lab, dir string) ([]line, error) {
 	}, nil
 }
 
-// timed does something some times in a row, and returns how long one took.
-func timed(n int, do func(i int) error) (time.Duration, error) {
-	start := time.Now()
+// inTurn does n leases and then their release, and notes how long each took.
+func (t *times) inTurn(n int, lease, release func(i int) error) error {
 	for i := range n {
-		if err := do(i); err != nil {
-			return 0, err
+		start := time.Now()
+		if err := lease(i); err != nil {
+			return fmt.Errorf("lease: %w", err)
 		}
+		t.leases = append(t.leases, time.Since(start))
 	}
-	return time.Since(start) / time.Duration(n), nil
-}
-
-// inTurn times n leases and then their release.
-func inTurn(n int, lease, release func(i int) error) (t times, err error) {
-	if t.lease, err = timed(n, lease); err != nil {
-		return t, fmt.Errorf("lease: %w", err)
+	for i := range n {
+		start := time.Now()
+		if err := release(i); err != nil {
+			return fmt.Errorf("release: %w", err)
+		}
+		t.releases = append(t.releases, time.Since(start))
 	}
-	if t.release, err = timed(n, release); err != nil {
-		return t, fmt.Errorf("release: %w", err)
-	}
-	return t, nil
+	return nil
 }
 
 func owner(kind string, i int) string { return fmt.Sprintf("%s-%04d", kind, i) }
@@ -114,12 +112,12 @@ func (b *bare) put(key string) error {
 	})
 }
 
-func (b *bare) round() (times, error) {
+func (b *bare) round(t *times) error {
 	put := func(i int) error { return b.put(owner("caller", i)) }
 	del := func(i int) error {
 		return b.db.Update(func(tx *bbolt.Tx) error { return tx.Bucket([]byte("leases")).Delete([]byte(owner("caller", i))) })
 	}
-	return inTurn(batch, put, del)
+	return t.inTurn(batch, put, del)
 }
 
 // newLedger is a ledger as the daemon has it.
@@ -157,34 +155,26 @@ func release(l *ipam.Ledger, owner string) error {
 
 type ledgerOne struct{ *ipam.Ledger }
 
-func (l ledgerOne) round() (times, error) {
-	return inTurn(batch,
+func (l ledgerOne) round(t *times) error {
+	return t.inTurn(batch,
 		func(i int) error { return lease(l.Ledger, owner("caller", i)) },
 		func(i int) error { return release(l.Ledger, owner("caller", i)) })
 }
 
 type ledgerMany struct{ *ipam.Ledger }
 
-func (l ledgerMany) round() (times, error) {
+func (l ledgerMany) round(t *times) error {
 	errs := make([]error, many)
 	var callers sync.WaitGroup
 	start := time.Now()
 	for c := range many {
 		callers.Go(func() {
-			_, errs[c] = timed(each, func(int) error {
-				if err := lease(l.Ledger, owner("caller", c)); err != nil {
-					return err
-				}
-				return release(l.Ledger, owner("caller", c))
-			})
+			for range each {
+				errs[c] = errors.Join(errs[c], lease(l.Ledger, owner("caller", c)), release(l.Ledger, owner("caller", c)))
+			}
 		})
 	}
 	callers.Wait()
-	took := time.Since(start) / (2 * many * each)
-	for _, err := range errs {
-		if err != nil {
-			return times{}, err
-		}
-	}
-	return times{both: took}, nil
+	t.shares = append(t.shares, time.Since(start)/(2*many*each))
+	return errors.Join(errs...)
 }
