@@ -1,6 +1,7 @@
 package bgp
 
 import (
+	"cmp"
 	"errors"
 	"fmt"
 	"hash/fnv"
@@ -58,28 +59,20 @@ func (c Config) filled() Config {
 		c.RouterID = c.Listen
 	}
 	c.RouterID = routerID(c.RouterID)
-	c.Port = or(c.Port, defaultPort)
-	c.HoldTime = or(c.HoldTime, defaultHoldTime)
-	c.RestartTime = or(c.RestartTime, defaultRestartTime)
+	c.Port = cmp.Or(c.Port, defaultPort)
+	c.HoldTime = cmp.Or(c.HoldTime, defaultHoldTime)
+	c.RestartTime = cmp.Or(c.RestartTime, defaultRestartTime)
 	peers := make([]PeerConfig, len(c.Peers))
 	for i, p := range c.Peers {
-		p.Port = or(p.Port, c.Port)
-		p.Role = or(p.Role, Mesh)
-		p.ASN = or(p.ASN, c.ASN)
-		p.HoldTime = or(p.HoldTime, c.HoldTime)
-		p.MaxPrefixes = or(p.MaxPrefixes, c.MaxPrefixes)
+		p.Port = cmp.Or(p.Port, c.Port)
+		p.Role = cmp.Or(p.Role, Mesh)
+		p.ASN = cmp.Or(p.ASN, c.ASN)
+		p.HoldTime = cmp.Or(p.HoldTime, c.HoldTime)
+		p.MaxPrefixes = cmp.Or(p.MaxPrefixes, c.MaxPrefixes)
 		peers[i] = p
 	}
 	c.Peers = peers
 	return c
-}
-
-func or[T comparable](v, otherwise T) T {
-	var zero T
-	if v == zero {
-		return otherwise
-	}
-	return v
 }
 
 // routerID is the 32-bit identifier that BGP still wants on a node that has only IPv6 addresses (RFC 6286 section 2.1).

@@ -2,6 +2,7 @@ package bgp_test
 
 import (
 	"log/slog"
+	"net"
 	"net/netip"
 	"strings"
 	"testing"
@@ -46,6 +47,17 @@ func TestWrongConfigIsRefused(t *testing.T) {
 	}
 }
 
+// freePort is one that nobody listens on now; these tests run on the host itself.
+func freePort(t *testing.T) uint16 {
+	t.Helper()
+	l, err := net.Listen("tcp", "127.0.0.1:0")
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer l.Close()
+	return uint16(l.Addr().(*net.TCPAddr).Port)
+}
+
 func TestAddressThatIsNotOursIsRefused(t *testing.T) {
 	_, err := bgp.Start(mesh("192.0.2.1"), slog.New(slog.DiscardHandler))
 	if err == nil || !strings.Contains(err.Error(), "listen on 192.0.2.1:179: cannot assign requested address") {
@@ -55,7 +67,7 @@ func TestAddressThatIsNotOursIsRefused(t *testing.T) {
 
 func TestWrongAnnouncementIsRefusedAndHarmless(t *testing.T) {
 	cfg := mesh("127.0.0.1")
-	cfg.Port = 34179
+	cfg.Port = freePort(t)
 	s, err := bgp.Start(cfg, slog.New(slog.DiscardHandler))
 	if err != nil {
 		t.Fatal(err)
@@ -79,7 +91,7 @@ func TestWrongAnnouncementIsRefusedAndHarmless(t *testing.T) {
 // TestCloseEndsWhatWeStarted: GoBGP itself runs until the process ends.
 func TestCloseEndsWhatWeStarted(t *testing.T) {
 	cfg := mesh("127.0.0.1")
-	cfg.Port = 34180
+	cfg.Port = freePort(t)
 	s, err := bgp.Start(cfg, slog.New(slog.DiscardHandler))
 	if err != nil {
 		t.Fatal(err)

@@ -26,7 +26,10 @@ import (
 // A speaker of these tests is a process of its own, in a network namespace of its own, since GoBGP can be ended only
 // with its process. It is this test binary, called with speakerFlag and commanded by lines of JSON.
 
-const speakerFlag = "FAIRLEAD_TEST_SPEAKER"
+const (
+	speakerFlag = "FAIRLEAD_TEST_SPEAKER"
+	debugFlag   = "FAIRLEAD_TEST_DEBUG" // set by hand, to see what GoBGP says when a test fails
+)
 
 func TestMain(m *testing.M) {
 	if config := os.Getenv(speakerFlag); config != "" {
@@ -69,7 +72,7 @@ func speak(config string, in io.Reader, out io.Writer) int {
 		_ = enc.Encode(e)
 	}
 	level := slog.LevelInfo
-	if os.Getenv("FAIRLEAD_TEST_DEBUG") != "" {
+	if os.Getenv(debugFlag) != "" {
 		level = slog.LevelDebug
 	}
 	log := slog.New(slog.NewTextHandler(os.Stderr, &slog.HandlerOptions{Level: level}))
@@ -298,21 +301,31 @@ func (s *speaker) until(what string, limit time.Duration, ok func(event) bool) t
 	}
 }
 
-// changes are the different sets of routes that the speaker told since the mark, a previous length of it.
-func (s *speaker) changes(mark int) [][]bgp.Route {
+// mark is a moment in what a speaker saw.
+type mark struct {
+	events int
+	routes string
+}
+
+func (s *speaker) mark() mark {
+	s.t.Helper()
+	routes := fmt.Sprint(s.now().Routes)
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	return mark{len(s.seen), routes}
+}
+
+// changes are the sets of routes that the speaker told of since the mark and that differ from those it had then.
+func (s *speaker) changes(since mark) [][]bgp.Route {
 	s.mu.Lock()
 	defer s.mu.Unlock()
 	var all [][]bgp.Route
-	for _, e := range s.seen[mark:] {
-		all = append(all, e.Routes)
+	for _, e := range s.seen[since.events:] {
+		if fmt.Sprint(e.Routes) != since.routes {
+			all = append(all, e.Routes)
+		}
 	}
 	return all
-}
-
-func (s *speaker) mark() int {
-	s.mu.Lock()
-	defer s.mu.Unlock()
-	return len(s.seen)
 }
 
 func has(routes []bgp.Route, prefix string, hops ...string) bool {

@@ -1,6 +1,7 @@
 package bgp
 
 import (
+	"cmp"
 	"context"
 	"errors"
 	"fmt"
@@ -113,12 +114,12 @@ func understand(msg string, f gobgplog.Fields) (note, bool) {
 		n.kind, n.text = noteRefused, msg+": "+notification(f)
 	case "Session will be reset due to malformed BGP Header", "Session will be reset due to malformed BGP message",
 		"Session will be reset due to malformed BGP update message":
-		n.kind, n.text = noteRefused, fmt.Sprintf("malformed message: %v", or(f["Error"], f["error"]))
+		n.kind, n.text = noteRefused, fmt.Sprintf("malformed message: %v", cmp.Or(f["Error"], f["error"]))
 	case "failed to connect":
 		failure, _ := f["Error"].(error)
 		n.kind, n.text = noteDial, "connect: "+dialFailure(failure)
 	case "failed to set md5", "failed to unset md5", "cannot set TTL for peer":
-		n.kind, n.text = noteSocket, fmt.Sprintf("%s: %v", msg, or(f["Err"], f["Error"]))
+		n.kind, n.text = noteSocket, fmt.Sprintf("%s: %v", msg, cmp.Or(f["Err"], f["Error"]))
 	case "prefix limit reached":
 		// With Pct it is the early warning.
 		if _, early := f["Pct"]; early {

@@ -25,37 +25,42 @@ func (s *Speaker) SetPeers(cfg Config) error {
 	if cfg.ASN != old.ASN || cfg.RouterID != old.RouterID || cfg.Listen != old.Listen || cfg.Port != old.Port {
 		return errors.New("set peers: asn, router id, listen address and port need a restart")
 	}
+	gone, fresh := s.replace(cfg)
+	var errs []error
+	if open {
+		for _, t := range gone {
+			errs = append(errs, s.closeSession(t))
+		}
+		for _, t := range fresh {
+			errs = append(errs, s.openSession(t, false))
+		}
+	}
+	s.review()
+	return errors.Join(errs...)
+}
+
+// replace takes over the config and returns the terms of the sessions that are to end and to begin for it.
+func (s *Speaker) replace(cfg Config) (gone, fresh []terms) {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	s.cfg = cfg
 	want := make(map[netip.Addr]terms)
 	for _, t := range cfg.terms() {
 		want[t.Address] = t
 	}
-	s.mu.Lock()
-	s.cfg = cfg
-	var gone, fresh []*session
 	for a, p := range s.sessions {
 		if want[a] != p.terms {
-			gone = append(gone, p)
+			gone = append(gone, p.terms)
 			delete(s.sessions, a)
 		}
 	}
 	for a, t := range want {
 		if s.sessions[a] == nil {
 			s.sessions[a] = newSession(t)
-			fresh = append(fresh, s.sessions[a])
+			fresh = append(fresh, t)
 		}
 	}
-	s.mu.Unlock()
-	var errs []error
-	if open {
-		for _, p := range gone {
-			errs = append(errs, s.closeSession(p.terms))
-		}
-		for _, p := range fresh {
-			errs = append(errs, s.openSession(p.terms, false))
-		}
-	}
-	s.review()
-	return errors.Join(errs...)
+	return gone, fresh
 }
 
 func (s *Speaker) openSessions() (errs []error) {

@@ -1,6 +1,7 @@
 package bgp_test
 
 import (
+	"net"
 	"slices"
 	"syscall"
 	"testing"
@@ -9,6 +10,7 @@ import (
 	"github.com/fairlead-net/fairlead/bgp"
 )
 
+// established says that every session is up and has told all.
 func established(e event) bool { return up(len(e.Peers))(e) }
 
 func routed(prefix string, hops ...string) func(event) bool {
@@ -17,18 +19,18 @@ func routed(prefix string, hops ...string) func(event) bool {
 
 // pair is two nodes with a session between them; "higher" and "lower" say whose address the first has, since only the
 // higher one connects.
-func pair(t *testing.T, first string) (net *lan, a, b *node) {
-	net = newLAN(t)
+func pair(t *testing.T, first string) (cable *lan, a, b *node) {
+	cable = newLAN(t)
 	lower := &node{prefix: "10.88.1.0/24", address: "192.0.2.1"}
 	higher := &node{prefix: "10.88.2.0/24", address: "192.0.2.2"}
-	lower.host, lower.port = net.host("lower", "192.0.2.1/24")
-	higher.host, higher.port = net.host("higher", "192.0.2.2/24")
+	lower.host, lower.port = cable.host("lower", "192.0.2.1/24")
+	higher.host, higher.port = cable.host("higher", "192.0.2.2/24")
 	lower.cfg, higher.cfg = mesh("192.0.2.1", "192.0.2.2"), mesh("192.0.2.2", "192.0.2.1")
 	a, b = lower, higher
 	if first == "higher" {
 		a, b = higher, lower
 	}
-	return net, a, b
+	return cable, a, b
 }
 
 func TestKilledAndRestartedNodeIsNotMissed(t *testing.T) {
@@ -67,13 +69,59 @@ func TestKilledAndRestartedNodeIsNotMissed(t *testing.T) {
 	}
 }
 
+// TestReturnThatFailsHalfwayIsNoDeath: a node that is restarted once more before its session is up, or whose port is
+// scanned. GoBGP forgets its routes then.
+func TestReturnThatFailsHalfwayIsNoDeath(t *testing.T) {
+	t.Parallel()
+	_, a, b := pair(t, "higher")
+	for _, n := range []*node{a, b} {
+		n.cfg.RestartTime = 5 * time.Second
+		n.start(t)
+	}
+	b.until("hears the victim", 5*time.Second, func(e event) bool { return routed(a.prefix, a.address)(e) && established(e) })
+	before := b.mark()
+	fail := func() {
+		b.until("waits for the victim", 3*time.Second, func(e event) bool { return e.Peers[0].State == "active" })
+		err := a.host.Do(func() error {
+			d := net.Dialer{LocalAddr: &net.TCPAddr{IP: net.ParseIP(a.address)}}
+			c, err := d.Dial("tcp", b.address+":179")
+			if err == nil {
+				err = c.Close()
+			}
+			return err
+		})
+		if err != nil {
+			t.Fatal(err)
+		}
+		b.until("sees the return fail", time.Second, func(e event) bool { return e.Peers[0].State == "idle" })
+	}
+	a.kill()
+	fail()
+	a.cfg.Warm = true
+	a.start(t)
+	b.until("has the session again", 5*time.Second, established)
+	if c := b.changes(before); len(c) > 0 {
+		t.Errorf("the neighbour saw %v", c)
+	}
+	a.announce()
+	b.until("hears the withdrawal", time.Second, routed(a.prefix))
+	a.announce(ann(a.prefix, a.address))
+	b.until("hears the route", time.Second, routed(a.prefix, a.address))
+	a.kill()
+	fail()
+	gone := b.until("forgets the victim", 7*time.Second, routed(a.prefix))
+	if gone < 2*time.Second {
+		t.Errorf("forgotten after %v already", gone)
+	}
+}
+
 func TestNodeThatDoesNotReturnIsForgottenAfterItsRestartTime(t *testing.T) {
 	t.Parallel()
 	_, a, b := pair(t, "lower")
 	a.cfg.RestartTime = 2 * time.Second
 	a.start(t)
 	b.start(t)
-	b.until("hears the victim", 5*time.Second, routed(a.prefix, a.address))
+	b.until("hears the victim", 5*time.Second, func(e event) bool { return routed(a.prefix, a.address)(e) && established(e) })
 	a.kill()
 	took := b.until("forgets the victim", 5*time.Second, routed(a.prefix))
 	if took < time.Second {
@@ -123,11 +171,11 @@ func TestDeadHostIsForgottenByItsHoldTimeAndBackAtOnce(t *testing.T) {
 	for _, victim := range []string{"lower", "higher"} {
 		t.Run(victim, func(t *testing.T) {
 			t.Parallel()
-			net, a, b := pair(t, victim)
+			cable, a, b := pair(t, victim)
 			a.start(t)
 			b.start(t)
 			b.until("hears the victim", 5*time.Second, routed(a.prefix, a.address))
-			net.unplug(a.port)
+			cable.unplug(a.port)
 			gone := b.until("forgets the victim", 5*time.Second, routed(a.prefix))
 			if gone > 4*time.Second {
 				t.Errorf("forgotten only after %v", gone)
@@ -137,7 +185,7 @@ func TestDeadHostIsForgottenByItsHoldTimeAndBackAtOnce(t *testing.T) {
 			}
 			// The moment of the return is anywhere in the cycle of attempts.
 			time.Sleep(time.Duration(time.Now().UnixNano() % int64(2*time.Second)))
-			net.plug(a.port)
+			cable.plug(a.port)
 			back := b.until("hears the victim again", 10*time.Second, routed(a.prefix, a.address))
 			a.until("hears the other again", time.Second, routed(b.prefix, b.address))
 			t.Logf("gone after %v, back after %v", gone, back)
@@ -151,14 +199,14 @@ func TestDeadHostIsForgottenByItsHoldTimeAndBackAtOnce(t *testing.T) {
 // TestLinkFlapShorterThanTheHoldTimeIsNotSeen: the connection carries on where it was.
 func TestLinkFlapShorterThanTheHoldTimeIsNotSeen(t *testing.T) {
 	t.Parallel()
-	net, a, b := pair(t, "lower")
+	cable, a, b := pair(t, "lower")
 	a.start(t)
 	b.start(t)
 	b.until("hears the other", 5*time.Second, func(e event) bool { return routed(a.prefix, a.address)(e) && established(e) })
 	mark, since := b.mark(), b.peer(a.address).Since
-	net.unplug(a.port)
+	cable.unplug(a.port)
 	time.Sleep(time.Second)
-	net.plug(a.port)
+	cable.plug(a.port)
 	time.Sleep(3 * time.Second)
 	if c := b.changes(mark); len(c) > 0 || !b.peer(a.address).Since.Equal(since) {
 		t.Errorf("the neighbour saw %v, %+v", c, b.peer(a.address))

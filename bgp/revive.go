@@ -19,8 +19,7 @@ func (s *Speaker) flush(a netip.Addr) {
 		s.mu.Unlock()
 		return
 	}
-	p.enter(note{kind: noteState, to: stateIdle, when: time.Now()})
-	p.retained = false
+	p.leave()
 	t, reason := p.terms, p.lastError
 	s.mu.Unlock()
 	s.log.Warn("bgp peer is dead", "peer", a, "reason", reason)
@@ -44,8 +43,7 @@ func (s *Speaker) halt(a netip.Addr) {
 		s.mu.Unlock()
 		return
 	}
-	p.enter(note{kind: noteState, to: stateIdle, when: time.Now()})
-	p.retained = false
+	p.leave()
 	t, reason := p.terms, p.lastError
 	s.mu.Unlock()
 	s.log.Error("bgp session stopped", "peer", a, "reason", reason)
@@ -63,7 +61,7 @@ func (s *Speaker) hasten(a netip.Addr, since time.Time) {
 	resting := func() bool {
 		p := s.peer(a)
 		return p.GetState().GetSessionState() == api.PeerState_IDLE &&
-			p.GetState().GetAdminState() == api.PeerState_UP && time.Since(since) < 2*time.Second
+			p.GetState().GetAdminState() == api.PeerState_UP && time.Since(since) < 3*time.Second
 	}
 	if !resting() {
 		return

@@ -92,7 +92,7 @@ func (s *session) enter(n note) {
 	switch {
 	case n.to == was:
 	case n.to == stateEstablished:
-		s.since, s.told = n.when, false
+		s.since, s.told, s.forsaken = n.when, false, false
 		// The End-of-RIB may be here already: it comes another way than the states.
 		s.negotiated = [families]bool{}
 		if s.dialing {
@@ -102,6 +102,7 @@ func (s *session) enter(n note) {
 		s.since = n.when
 		s.endOfRIB = [families]bool{}
 		s.retained = n.text == "graceful-restart"
+		s.forsaken = !s.retained
 		if !s.told {
 			s.lastError, s.dialing = because(n.text), false
 		}
@@ -117,7 +118,7 @@ func (s *session) enter(n note) {
 // leave is the end of a session by our own doing, which GoBGP has no word for. None of its routes are kept.
 func (s *session) leave() {
 	s.enter(note{to: stateIdle, when: time.Now()})
-	s.retained = false
+	s.retained, s.forsaken = false, true
 }
 
 // because puts GoBGP's reason for the end of a session, or of an attempt, into words.

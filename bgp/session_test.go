@@ -186,8 +186,8 @@ func TestPeerThatNeverComesIsNotAwaitedForEver(t *testing.T) {
 	b.cfg.RestartTime = 2 * time.Second
 	b.start(t)
 	took := b.until("is complete", 4*time.Second, func(e event) bool { return e.Complete })
-	if took < time.Second || b.mark() == 0 {
-		t.Errorf("complete after %v, poked %d times", took, b.mark())
+	if took < time.Second || b.mark().events == 0 {
+		t.Errorf("complete after %v, and %d pokes", took, b.mark().events)
 	}
 }
 

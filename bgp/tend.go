@@ -108,7 +108,7 @@ func (s *Speaker) learn(a netip.Addr) {
 	if p == nil || found == nil {
 		return
 	}
-	p.restarts = false
+	p.restarts, p.patience = false, 0
 	for _, c := range found.GetState().GetRemoteCap() {
 		m, err := c.UnmarshalNew()
 		if err != nil {
