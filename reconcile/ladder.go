@@ -4,6 +4,7 @@ import (
 	"context"
 	"errors"
 	"fmt"
+	"slices"
 )
 
 // Rung is a table together with what is wanted of it in one pass. Table.Rung makes it.
@@ -27,12 +28,18 @@ type Report struct {
 type Failure struct {
 	Table, Key string
 	Err        error
+	Alone      bool // of a table whose rows concern nobody else
 }
 
 func (f Failure) String() string { return f.Err.Error() }
 
 // Clean tells whether the tables are now as wanted, as far as this pass was allowed to go.
 func (r *Report) Clean() bool { return len(r.Failures) == 0 && len(r.Waiting) == 0 }
+
+// Sound tells whether everything is as wanted but for rows that concern nobody else, and rows that wait for those.
+func (r *Report) Sound() bool {
+	return !slices.ContainsFunc(r.Failures, func(f Failure) bool { return !f.Alone })
+}
 
 // Err joins the failures, nil when there are none.
 func (r *Report) Err() error {
@@ -55,8 +62,8 @@ func (r *Report) Total() int {
 	return n
 }
 
-func (r *Report) fail(table, key, verb string, err error) {
-	f := Failure{Table: table, Key: key, Err: fmt.Errorf("%s %s %s: %w", verb, table, key, err)}
+func (r *Report) fail(table, key, verb string, err error, alone bool) {
+	f := Failure{Table: table, Key: key, Err: fmt.Errorf("%s %s %s: %w", verb, table, key, err), Alone: alone}
 	if key == "" {
 		f.Err = fmt.Errorf("%s %s: %w", verb, table, err)
 	}
@@ -107,7 +114,7 @@ func (w whole) name() string { return w.title }
 
 func (w whole) put(ctx context.Context, r *Report) bool {
 	if err := w.set(ctx); err != nil {
-		r.fail(w.title, "", "set", err)
+		r.fail(w.title, "", "set", err, false)
 		return false
 	}
 	return true

@@ -56,7 +56,7 @@ func (g *rung[K, V]) put(ctx context.Context, r *Report) bool {
 	if !g.known {
 		have, err := g.target.List(ctx)
 		if err != nil {
-			r.fail(g.Table.name, "", "list", err)
+			r.fail(g.Table.name, "", "list", err, false)
 			return false
 		}
 		g.have = have
@@ -71,7 +71,7 @@ func (g *rung[K, V]) put(ctx context.Context, r *Report) bool {
 	failed := g.apply(ctx, puts)
 	ok := true
 	for k, err := range failed {
-		r.fail(g.Table.name, fmt.Sprint(k), "put", err)
+		r.fail(g.Table.name, fmt.Sprint(k), "put", err, g.single)
 		ok = ok && errors.Is(err, ErrWaits)
 	}
 	g.account(r, puts, failed)
@@ -130,7 +130,7 @@ func (g *rung[K, V]) prune(ctx context.Context, r *Report) {
 	}
 	for _, k := range g.gone {
 		if err, bad := failed[k]; bad {
-			r.fail(g.Table.name, fmt.Sprint(k), "delete", err)
+			r.fail(g.Table.name, fmt.Sprint(k), "delete", err, g.single)
 			continue
 		}
 		r.Writes[g.Table.name]++
