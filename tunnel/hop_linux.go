@@ -92,10 +92,13 @@ func (k *Kernel) lookup(ctx context.Context, addrs []netip.Addr, flags uint32) (
 	return answers, nil
 }
 
-// wayless tells the errors of a lookup that mean that there is no way: none at all, unreachable, prohibited, or a black
-// hole.
+// wayless tells the errors of a lookup that mean that there is no way: none at all, unreachable, prohibited, a black hole,
+// or an address that the kernel does not take for one.
 func wayless(err error) bool {
-	for _, e := range []unix.Errno{unix.ENETUNREACH, unix.EHOSTUNREACH, unix.EACCES, unix.EINVAL, unix.ENETDOWN, unix.EAGAIN} {
+	for _, e := range []unix.Errno{
+		unix.ENETUNREACH, unix.EHOSTUNREACH, unix.EACCES, unix.EINVAL, unix.ENETDOWN, unix.EAGAIN,
+		unix.EOPNOTSUPP, unix.EAFNOSUPPORT, unix.ENODEV, unix.ENOENT, unix.ESRCH, unix.EADDRNOTAVAIL,
+	} {
 		if errors.Is(err, e) {
 			return true
 		}

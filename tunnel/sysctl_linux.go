@@ -18,7 +18,7 @@ import (
 // Sysctls is a table of kernel parameters. It knows only those that are wanted.
 //
 // There is no telling ours from others' here, so nothing is ever removed: who wants the old values back reads them
-// before the first Put, and writes them with WriteSysctl.
+// before the first Put, and puts them.
 type Sysctls struct {
 	k    *Kernel
 	want map[string]string
@@ -133,12 +133,6 @@ func (k *Kernel) ReadSysctl(path string) (value string, err error) {
 	return value, err
 }
 
-// WriteSysctl writes a kernel parameter, unless it has that value. The error wraps reconcile.ErrWaits when there is no
-// such parameter, as for a link that is gone.
-func (k *Kernel) WriteSysctl(path, value string) error {
-	return k.inside(func() error { return writeSysctl(path, value) })
-}
-
 func readSysctl(path string) (string, error) {
 	b, err := os.ReadFile(filepath.Join("/proc/sys", path))
 	if err != nil {
@@ -147,6 +141,8 @@ func readSysctl(path string) (string, error) {
 	return strings.TrimSpace(string(b)), nil
 }
 
+// writeSysctl writes a kernel parameter, unless it has that value. The error wraps reconcile.ErrWaits when there is no
+// such parameter, as for a link that is gone.
 func writeSysctl(path, value string) error {
 	have, err := readSysctl(path)
 	if errors.Is(err, os.ErrNotExist) {

@@ -15,7 +15,7 @@ import (
 )
 
 // Underlay finds the node's address among this host's links. The zero address stands for the source of the default
-// route, IPv4 first.
+// route, IPv4 first; a host that has none gets an Underlay with nothing but its subnets.
 func (k *Kernel) Underlay(ctx context.Context, address netip.Addr) (Underlay, error) {
 	address = address.Unmap()
 	if !address.IsValid() {
@@ -29,6 +29,10 @@ func (k *Kernel) Underlay(ctx context.Context, address netip.Addr) (Underlay, er
 	if err != nil {
 		return Underlay{}, err
 	}
+	all := k.links()
+	if !address.IsValid() {
+		return Underlay{Subnets: subnets(owned, all)}, nil
+	}
 	at := slices.IndexFunc(owned, func(o ownAddress) bool { return o.ip == address })
 	if at < 0 {
 		return Underlay{}, fmt.Errorf("find %v on a link of this host: %w", address, unix.EADDRNOTAVAIL)
@@ -37,7 +41,6 @@ func (k *Kernel) Underlay(ctx context.Context, address netip.Addr) (Underlay, er
 	if err != nil {
 		return Underlay{}, err
 	}
-	all := k.links()
 	u := Underlay{Dev: l.name, MTU: l.mtu, Address: address, Subnets: subnets(owned, all)}
 	for _, o := range owned {
 		if o.index == l.index && o.ip.Is4() != address.Is4() && o.lasting() && !u.Address6.IsValid() {
@@ -118,7 +121,7 @@ func parseAddress(body []byte) ownAddress {
 	return o
 }
 
-// defaultSource is the address from which this host speaks to the world.
+// defaultSource is the address from which this host speaks to the world; zero when it has no default route.
 func (k *Kernel) defaultSource(ctx context.Context) (netip.Addr, error) {
 	for _, far := range []netip.Addr{
 		netip.AddrFrom4([4]byte{240, 0, 0, 1}), // reserved (RFC 1112): only the default route leads there
@@ -129,7 +132,7 @@ func (k *Kernel) defaultSource(ctx context.Context) (netip.Addr, error) {
 			return a, err
 		}
 	}
-	return netip.Addr{}, errors.New("find node address: no default route, so it must be configured")
+	return netip.Addr{}, nil
 }
 
 // sourceTo is the address that packets to far would have, provided that the default route is what takes them there.
