@@ -22,8 +22,7 @@ func (c Config) Agent() agent.Config {
 	}
 	for _, p := range c.Pools {
 		a.Pools = append(a.Pools, ipam.Pool{
-			Name: p.Name, CIDR: p.CIDR, Block: p.Block, Reserve: p.Reserve, NATOutgoing: p.NATOutgoing,
-			ReuseDelay: p.ReuseDelay,
+			Name: p.Name, CIDR: p.CIDR, Block: p.Block, Reserve: p.Reserve, ReuseDelay: p.ReuseDelay,
 		})
 	}
 	return a

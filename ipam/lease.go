@@ -56,6 +56,11 @@ func (l *Ledger) LeaseWith(ctx context.Context, fn func(*store.Tx, []Lease) erro
 // Restore takes over leases that were found alive after the store was lost, all or none. They need not lie in a block:
 // what is in use is in use.
 func (l *Ledger) Restore(ctx context.Context, leases []Lease) error {
+	return l.RestoreWith(ctx, leases, nil)
+}
+
+// RestoreWith is Restore, and what fn writes goes into the same commit. fn follows the rules of LeaseWith.
+func (l *Ledger) RestoreWith(ctx context.Context, leases []Lease, fn func(*store.Tx) error) error {
 	requests := make([]Request, len(leases))
 	for i, lease := range leases {
 		requests[i] = Request{Owner: lease.Owner}
@@ -67,8 +72,11 @@ func (l *Ledger) Restore(ctx context.Context, leases []Lease) error {
 	}
 	defer release()
 	added, err := l.planRestore(leases)
-	if err == nil && len(added) > 0 {
-		err = l.commit(ctx, added, func(*store.Tx) error { return nil })
+	if fn == nil {
+		fn = func(*store.Tx) error { return nil }
+	}
+	if err == nil {
+		err = l.commit(ctx, added, fn)
 	}
 	if err != nil {
 		return fmt.Errorf("restore leases: %w", err)

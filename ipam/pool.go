@@ -24,12 +24,11 @@ var (
 
 // Pool is an address range that all nodes share.
 type Pool struct {
-	Name        string
-	CIDR        netip.Prefix
-	Block       netip.Prefix   // the part that this node hands out from; zero: one is picked
-	Reserve     []netip.Prefix // never handed out
-	NATOutgoing bool
-	ReuseDelay  time.Duration // how long a freed address rests
+	Name       string
+	CIDR       netip.Prefix
+	Block      netip.Prefix   // the part that this node hands out from; zero: one is picked
+	Reserve    []netip.Prefix // never handed out
+	ReuseDelay time.Duration  // how long a freed address rests
 }
 
 // Bits is the length of the prefix that a node takes of p: /24 or /120, or the pool itself when that is smaller.
