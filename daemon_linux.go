@@ -55,11 +55,26 @@ func begin(ctx context.Context, o cli.RunOptions) error {
 	}
 	if h.aside != "" {
 		log.Warn("the damaged store was set aside", "file", h.aside)
-		if err := a.Rebuild(ctx); err != nil {
-			return fmt.Errorf("rebuild the store from the kernel: %w", err)
-		}
+	}
+	if err := rebuild(ctx, a, o.Recover); err != nil {
+		return err
 	}
 	return h.serve(ctx, a, src, log)
+}
+
+// rebuild fills a new store from the kernel, when endpoints are attached that it does not know, and only when asked to.
+func rebuild(ctx context.Context, a *agent.Agent, asked bool) error {
+	needed, err := a.NeedsRebuild(ctx)
+	if err != nil || !needed {
+		return err
+	}
+	if !asked {
+		return errors.New("the store is new, and endpoints are attached to this host: start once with: fairlead run --recover")
+	}
+	if err := a.Rebuild(ctx); err != nil {
+		return fmt.Errorf("rebuild the store from the kernel: %w", err)
+	}
+	return nil
 }
 
 // host is what a daemon holds open.
@@ -70,7 +85,8 @@ type host struct {
 	db      *store.DB
 	kernel  *tunnel.Kernel
 	links   *endpoint.Links
-	speaker *bgp.Speaker
+	hangUp  func() error // ends the speaker; nil without one
+	speaker agent.Speaker
 }
 
 // open opens the store and the kernel's tables and listens for peers.
@@ -93,8 +109,31 @@ func open(ctx context.Context, cfg config.Config, o cli.RunOptions, log *slog.Lo
 	}
 	speak := h.cfg.Agent().BGP
 	speak.Warm = len(routes) > 0
-	h.speaker, err = bgp.Start(speak, log)
-	return h, err
+	if !speak.Listen.IsValid() {
+		h.speaker = silent{}
+		return h, nil
+	}
+	s, err := bgp.Start(speak, log)
+	if err != nil {
+		return h, err
+	}
+	h.speaker, h.hangUp = s, s.Close
+	return h, nil
+}
+
+// silent is the speaker of a host without an address, which can have no peers.
+type silent struct{}
+
+func (silent) Routes() ([]bgp.Route, bool)       { return nil, true }
+func (silent) Changed() <-chan struct{}          { return nil }
+func (silent) Announce([]bgp.Announcement) error { return nil }
+func (silent) Peers() []bgp.PeerStatus           { return nil }
+
+func (silent) SetPeers(c bgp.Config) error {
+	if len(c.Peers) > 0 {
+		return errors.New("this host had no address when the daemon started: set [node] address and restart it")
+	}
+	return nil
 }
 
 func (h *host) openStore(ctx context.Context, recover bool) error {
@@ -118,10 +157,7 @@ const storeFile = "fairlead.db"
 
 // openKernel opens the kernel's tables and finds the node's address where the config leaves it to us.
 func (h *host) openKernel(ctx context.Context) (err error) {
-	if h.kernel, err = tunnel.Open(); err != nil {
-		return err
-	}
-	if h.links, err = endpoint.NewLinks(); err != nil {
+	if err := h.openTables(); err != nil {
 		return err
 	}
 	u, err := h.kernel.Underlay(ctx, h.cfg.Node.Address)
@@ -134,6 +170,14 @@ func (h *host) openKernel(ctx context.Context) (err error) {
 	h.address = u.Address
 	h.cfg = h.cfg.WithAddress(h.address)
 	return h.cfg.CheckPeers()
+}
+
+func (h *host) openTables() (err error) {
+	if h.kernel, err = tunnel.Open(); err != nil {
+		return err
+	}
+	h.links, err = endpoint.NewLinks()
+	return err
 }
 
 func (h *host) agent(src agent.Source, log *slog.Logger) (*agent.Agent, error) {
@@ -190,8 +234,8 @@ func (h *host) serve(ctx context.Context, a *agent.Agent, src *source, log *slog
 
 // close lets go of everything. The kernel's state stays: traffic flows on while no daemon runs.
 func (h *host) close() {
-	if h.speaker != nil {
-		_ = h.speaker.Close()
+	if h.hangUp != nil {
+		_ = h.hangUp()
 	}
 	if h.links != nil {
 		_ = h.links.Close()

@@ -43,8 +43,9 @@ type source struct {
 	found netip.Addr // the node's address where the file leaves it to us
 	level *slog.LevelVar
 
-	mu  sync.Mutex
-	now config.Config
+	mu   sync.Mutex
+	now  config.Config // in force
+	next config.Config // read, and not in force yet
 }
 
 // Reload implements agent.Source.
@@ -63,9 +64,16 @@ func (s *source) Reload() (agent.Config, []string, error) {
 	if fixed := changes.Restart().Keys(); len(fixed) > 0 {
 		return agent.Config{}, nil, fmt.Errorf("%s can change only with a restart: systemctl restart fairlead", strings.Join(fixed, ", "))
 	}
-	s.now = next
-	s.level.Set(next.Log.Level)
+	s.next = next
 	return full.Agent(), changes.Keys(), nil
+}
+
+// Adopted implements agent.Source.
+func (s *source) Adopted() {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	s.now = s.next
+	s.level.Set(s.now.Log.Level)
 }
 
 // watched tells whether the file is to be applied whenever it is written.
@@ -146,17 +154,18 @@ func uninstall(ctx context.Context, path string) (cli.Removed, error) {
 	if err != nil {
 		return cli.Removed{}, err
 	}
-	cfg.BGP.Peers = nil // nobody is to hear of this
-	log := slog.New(slog.DiscardHandler)
-	h, err := open(ctx, cfg, cli.RunOptions{}, log)
-	if err != nil {
-		return cli.Removed{}, err
-	}
+	// Neither peers nor an address are needed to take things away, and this may be the reason for it.
+	cfg.BGP.Peers = nil
+	h := &host{cfg: cfg, speaker: silent{}}
 	defer h.close()
-	a, err := h.agent(&source{path: path, now: cfg, found: h.address, level: new(slog.LevelVar)}, log)
+	if err := errors.Join(h.openStore(ctx, false), h.openTables()); err != nil {
+		return cli.Removed{}, err
+	}
+	a, err := h.agent(&source{path: path, now: cfg, level: new(slog.LevelVar)}, slog.New(slog.DiscardHandler))
 	if err != nil {
 		return cli.Removed{}, err
 	}
+	a.Leave(true)
 	ctx, cancel := context.WithTimeout(ctx, time.Minute)
 	defer cancel()
 	ended := make(chan error, 1)

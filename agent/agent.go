@@ -95,6 +95,17 @@ func (o *outcome) clean() bool {
 	return o.err == nil && o.in.fault == nil && o.report != nil && o.report.Clean()
 }
 
+// sound tells whether the node does its job: everything is as wanted, but perhaps for single endpoints. A container that
+// spoils its own network must not make its host look broken.
+func (o *outcome) sound() bool {
+	return o.err == nil && o.in.fault == nil && o.report != nil && o.report.Sound()
+}
+
+// bare tells whether an uninstall has left nothing of ours in the kernel. The underlay need not be there for it.
+func (o *outcome) bare() bool {
+	return o.in.uninstall && o.err == nil && o.report != nil && o.report.Clean()
+}
+
 // problem is why the pass is not clean, nil when it is.
 func (o *outcome) problem() error {
 	if o.err != nil || o.report == nil {
@@ -159,15 +170,21 @@ func (a *Agent) after(ctx context.Context, rev uint64) (outcome, error) {
 	}
 }
 
-// Settled waits until a clean pass knows of revision rev. When ctx ends first, the error says what is in the way.
+// Settled waits until a sound pass knows of revision rev: everything is as wanted, but perhaps for single endpoints. When ctx ends first, the error says what is in the way.
 func (a *Agent) Settled(ctx context.Context, rev uint64) error {
+	_, err := a.until(ctx, rev, (*outcome).sound)
+	return err
+}
+
+// until waits for a pass that knows of revision rev and is as good as asked for.
+func (a *Agent) until(ctx context.Context, rev uint64, good func(*outcome) bool) (outcome, error) {
 	for {
 		o, err := a.after(ctx, rev)
 		if err != nil {
-			return err
+			return o, err
 		}
-		if o.clean() {
-			return nil
+		if good(&o) {
+			return o, nil
 		}
 		a.mu.Lock()
 		next := a.state.passed
@@ -175,7 +192,7 @@ func (a *Agent) Settled(ctx context.Context, rev uint64) error {
 		select {
 		case <-next:
 		case <-ctx.Done():
-			return fmt.Errorf("wait for revision %d: %w: %w", rev, ctx.Err(), o.problem())
+			return o, fmt.Errorf("wait for revision %d: %w: %w", rev, ctx.Err(), o.problem())
 		}
 	}
 }

@@ -43,7 +43,7 @@ func (a *Agent) Status() Status {
 		s.Pools = append(s.Pools, a.poolStatus(p.Name, p.CIDR))
 	}
 	s.Problems = a.problems(&o, &s)
-	s.Ready = o.clean() && !slices.ContainsFunc(s.Pools, func(p PoolStatus) bool { return p.Block == "" || p.Held != "" })
+	s.Ready = o.sound() && !slices.ContainsFunc(s.Pools, func(p PoolStatus) bool { return p.Block == "" || p.Held != "" })
 	return s
 }
 

@@ -253,5 +253,5 @@ func (a *Agent) deleteLease(r *http.Request) (any, error) {
 	if err != nil {
 		return nil, fmt.Errorf("%w: %w", ErrBadRequest, err)
 	}
-	return struct{}{}, a.room.Ledger.ReleaseAddress(r.Context(), r.URL.Query().Get("owner"), ip)
+	return struct{}{}, a.ReleaseAddress(r.Context(), r.URL.Query().Get("owner"), ip)
 }

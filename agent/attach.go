@@ -45,6 +45,9 @@ func (a *Agent) Attach(ctx context.Context, req AttachRequest) (e Endpoint, fres
 		return e, false, fmt.Errorf("attach %s: %w", req.Name, err)
 	}
 	defer unlock()
+	if err := a.open(); err != nil {
+		return e, false, fmt.Errorf("attach %s: %w", req.Name, err)
+	}
 	path, inode, err := endpoint.Resolve(req.NetNS, req.PID)
 	if err != nil {
 		return e, false, fmt.Errorf("attach %s: %w: %w", req.Name, ErrBadRequest, err)
@@ -137,6 +140,16 @@ func checkAttach(req *AttachRequest) error {
 		if !ip.IsValid() || ip.Is4In6() || ip.Zone() != "" {
 			return fmt.Errorf("%w: address %q: give a plain IPv4 or IPv6 address", ErrBadRequest, ip)
 		}
+	}
+	return nil
+}
+
+// open refuses new endpoints and leases while everything is being taken out of the kernel.
+func (a *Agent) open() error {
+	a.mu.Lock()
+	defer a.mu.Unlock()
+	if a.state.uninstall {
+		return fmt.Errorf("%w: fairlead is being uninstalled from this host", ErrConflict)
 	}
 	return nil
 }
@@ -247,7 +260,14 @@ func (a *Agent) realize(ctx context.Context, r record) error {
 	if err != nil {
 		return err
 	}
-	return o.trouble(endpoint.HostIf(r.Name), r.Addresses...)
+	hostIf := endpoint.HostIf(r.Name)
+	if err := o.trouble(hostIf, r.Addresses...); err != nil {
+		return err
+	}
+	if row, wanted := o.desired.endpoints[hostIf]; !wanted || row.NSInode != r.NSInode {
+		return fmt.Errorf("%w: %s: %w", ErrConflict, r.NetNS, endpoint.ErrGone)
+	}
+	return nil
 }
 
 // trouble is what the pass could not do for an endpoint.
@@ -276,8 +296,7 @@ func (a *Agent) takeBack(ctx context.Context, name string) error {
 	// The caller may have given up already; what was begun must still be undone.
 	ctx, cancel := context.WithTimeout(context.WithoutCancel(ctx), undoPatience)
 	defer cancel()
-	drop := func(tx *store.Tx) error { return endpoints().Delete(tx, name) }
-	if _, err := a.room.Ledger.ReleaseWith(ctx, name, drop); err != nil {
+	if err := a.end(ctx, name); err != nil {
 		return err
 	}
 	o, err := a.after(ctx, a.ask())

@@ -9,6 +9,7 @@ import (
 
 	"github.com/google/uuid"
 
+	"github.com/fairlead-net/fairlead/endpoint"
 	"github.com/fairlead-net/fairlead/ipam"
 	"github.com/fairlead-net/fairlead/store"
 )
@@ -56,6 +57,10 @@ func (c *chores) decidePool(in inputs, p ipam.Pool, id uuid.UUID) {
 	case !in.settled:
 		return
 	}
+	if rival != "" {
+		// A cloned host has our identity too. Salted with the address, the next choices differ.
+		id = uuid.NewSHA1(id, []byte(in.underlay.Address.String()))
+	}
 	picked, err := ipam.PickBlock(id, p, heard)
 	if err != nil {
 		c.hold[p.Name] = err.Error()
@@ -67,7 +72,9 @@ func (c *chores) decidePool(in inputs, p ipam.Pool, id uuid.UUID) {
 // rivals lists the blocks that other nodes announce inside the pool, and who of them announces a part of ours.
 func rivals(in inputs, p ipam.Pool, own netip.Prefix) (heard []netip.Prefix, rival string) {
 	for _, r := range in.routes {
-		if r.Prefix.IsSingleIP() || !p.CIDR.Overlaps(r.Prefix) {
+		// A single address may live outside its block's node; a prefix wider than a block is some router's summary.
+		wide := r.Prefix.Bits() < ipam.Bits(p) && (!own.IsValid() || r.Prefix.Bits() < own.Bits())
+		if r.Prefix.IsSingleIP() || wide || !p.CIDR.Overlaps(r.Prefix) {
 			continue
 		}
 		heard = append(heard, r.Prefix)
@@ -118,14 +125,39 @@ func (a *Agent) keepHouse(ctx context.Context, in inputs) (changed bool, err err
 		changed = true
 	}
 	for _, r := range todo.collect {
-		drop := func(tx *store.Tx) error { return endpoints().Delete(tx, r.Name) }
-		if _, err := a.room.Ledger.ReleaseWith(ctx, r.Name, drop); err != nil {
+		done, err := a.collect(ctx, r)
+		if err != nil {
 			return changed, fmt.Errorf("collect endpoint %s: %w", r.Name, err)
 		}
-		a.room.Log.Info("endpoint gone, addresses taken back", "endpoint", r.Name, "addresses", r.Addresses)
-		changed = true
+		changed = changed || done
 	}
 	return changed, nil
+}
+
+// collect ends an endpoint that is gone, unless somebody is working on its name at this moment, or has attached it again
+// since the pass looked: an address that was answered is never taken back by an old look.
+func (a *Agent) collect(ctx context.Context, r record) (done bool, err error) {
+	unlock, free := a.locks.try(r.Name)
+	if !free {
+		return false, nil
+	}
+	defer unlock()
+	now, found, err := a.record(r.Name)
+	if err != nil || !found || now.NetNS != r.NetNS || now.NSInode != r.NSInode || endpoint.Alive(now.row(0)) {
+		return false, err
+	}
+	if err := a.end(ctx, r.Name); err != nil {
+		return false, err
+	}
+	a.room.Log.Info("endpoint gone, addresses taken back", "endpoint", r.Name, "addresses", r.Addresses)
+	return true, nil
+}
+
+// end makes an endpoint's end durable: its record and its leases go together.
+func (a *Agent) end(ctx context.Context, name string) error {
+	drop := func(tx *store.Tx) error { return endpoints().Delete(tx, name) }
+	_, err := a.room.Ledger.ReleaseWith(ctx, name, drop)
+	return err
 }
 
 // remember keeps what kernel parameters are before we first set them, so that uninstall can put them back.

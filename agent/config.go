@@ -33,4 +33,6 @@ type Source interface {
 	// Reload reads and validates. It returns the keys whose values changed since the last success. An error lists every
 	// mistake, one a line, and means that nothing changed.
 	Reload() (Config, []string, error)
+	// Adopted says that what the latest Reload returned is in force: it is what the next one compares with.
+	Adopted()
 }

@@ -3,6 +3,8 @@ package agent
 import (
 	"net/netip"
 	"slices"
+	"strings"
+	"unicode"
 
 	"github.com/fairlead-net/fairlead/bgp"
 	"github.com/fairlead-net/fairlead/endpoint"
@@ -24,6 +26,7 @@ const (
 	reasonOutside  = "outside-pools"
 	reasonUnderlay = "underlay"
 	reasonOwn      = "own-block"
+	reasonWhole    = "whole-pool"
 )
 
 func desire(in inputs) desired {
@@ -64,10 +67,17 @@ func (d *desired) accept(in inputs, plan *tunnel.Input) map[netip.Prefix]string 
 
 // nodeOf names the node that a route leads to: by the name it gave itself, else by its address.
 func nodeOf(r bgp.Route) string {
-	if r.Node == "" && len(r.NextHops) > 0 {
+	// The name comes from another host: it must not be able to forge a line of a log or a screen.
+	name := strings.Map(func(c rune) rune {
+		if unicode.IsGraphic(c) {
+			return c
+		}
+		return -1
+	}, r.Node)
+	if name == "" && len(r.NextHops) > 0 {
 		return r.NextHops[0].String()
 	}
-	return r.Node
+	return name
 }
 
 // refuse says why a prefix is not taken from a peer, "" when it is.
@@ -79,8 +89,12 @@ func refuse(in inputs, p netip.Prefix) string {
 		return reasonDefault
 	}
 	inside := func(pool ipam.Pool) bool { return pool.CIDR.Bits() <= p.Bits() && pool.CIDR.Contains(p.Addr()) }
-	if !slices.ContainsFunc(in.cfg.Pools, inside) {
+	i := slices.IndexFunc(in.cfg.Pools, inside)
+	if i < 0 {
 		return reasonOutside
+	}
+	if pool := in.cfg.Pools[i]; p.Bits() == pool.CIDR.Bits() && ipam.Bits(pool) > p.Bits() {
+		return reasonWhole
 	}
 	if slices.ContainsFunc(in.underlay.Subnets, p.Overlaps) {
 		return reasonUnderlay

@@ -209,6 +209,8 @@ func (s *source) Reload() (agent.Config, []string, error) {
 	return s.cfg, []string{"pool"}, s.err
 }
 
+func (s *source) Adopted() {}
+
 func config(block string) agent.Config {
 	p := ipam.Pool{Name: "default", CIDR: netip.MustParsePrefix("10.88.0.0/16"), ReuseDelay: time.Second}
 	if block != "" {
@@ -230,6 +232,20 @@ func start(t testing.TB, w *world, cfg agent.Config) *agent.Agent {
 
 func startWith(t testing.TB, w *world, cfg agent.Config, src agent.Source) *agent.Agent {
 	t.Helper()
+	a := prepare(t, w, cfg, src)
+	ctx, stop := context.WithCancel(context.Background())
+	ended := make(chan error, 1)
+	go func() { ended <- a.Run(ctx) }()
+	t.Cleanup(func() {
+		stop()
+		<-ended
+	})
+	return a
+}
+
+// prepare makes an agent that does not run yet.
+func prepare(t testing.TB, w *world, cfg agent.Config, src agent.Source) *agent.Agent {
+	t.Helper()
 	db, err := store.Open(t.Context(), filepath.Join(t.TempDir(), "fairlead.db"), store.Options{})
 	if err != nil {
 		t.Fatal(err)
@@ -245,14 +261,7 @@ func startWith(t testing.TB, w *world, cfg agent.Config, src agent.Source) *agen
 	if err != nil {
 		t.Fatal(err)
 	}
-	ctx, stop := context.WithCancel(context.Background())
-	ended := make(chan error, 1)
-	go func() { ended <- a.Run(ctx) }()
-	t.Cleanup(func() {
-		stop()
-		<-ended
-		_ = db.Close()
-	})
+	t.Cleanup(func() { _ = db.Close() })
 	return a
 }
 

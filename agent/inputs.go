@@ -101,7 +101,7 @@ func (a *Agent) readUnderlay(ctx context.Context, in *inputs) error {
 		u = a.state.last.in.underlay
 		a.mu.Unlock()
 		in.fault = fmt.Errorf("read underlay: %w", err)
-		if !u.Address.IsValid() {
+		if !u.Address.IsValid() && !in.uninstall {
 			return in.fault
 		}
 	}

@@ -4,6 +4,7 @@ import (
 	"context"
 	"errors"
 	"fmt"
+	"net/netip"
 
 	"github.com/fairlead-net/fairlead/ipam"
 	"github.com/fairlead-net/fairlead/store"
@@ -30,6 +31,9 @@ func (a *Agent) Reload(ctx context.Context) (ReloadResult, error) {
 	if err == nil && len(changed) > 0 {
 		err = a.adopt(cfg)
 	}
+	if err == nil {
+		a.room.Source.Adopted()
+	}
 	a.mu.Lock()
 	a.state.refused = err
 	a.mu.Unlock()
@@ -48,17 +52,37 @@ func (a *Agent) Reload(ctx context.Context) (ReloadResult, error) {
 	return ReloadResult{Changed: changed, Revision: rev}, a.Settled(ctx, rev)
 }
 
-// adopt hands the rooms their new config. Sessions whose settings did not change are not touched.
+// adopt hands the rooms their new config, or none of it. Sessions whose settings did not change are not touched.
 func (a *Agent) adopt(cfg Config) error {
-	if err := a.room.Speaker.SetPeers(cfg.BGP); err != nil {
-		return fmt.Errorf("set peers: %w", err)
+	a.mu.Lock()
+	old := a.state.cfg
+	a.mu.Unlock()
+	if err := a.movable(cfg.Pools); err != nil {
+		return err
 	}
 	if err := a.room.Ledger.SetPools(cfg.Pools); err != nil {
 		return fmt.Errorf("set pools: %w", err)
 	}
+	if err := a.room.Speaker.SetPeers(cfg.BGP); err != nil {
+		return errors.Join(fmt.Errorf("set peers: %w", err), a.room.Ledger.SetPools(old.Pools))
+	}
 	a.mu.Lock()
 	a.state.cfg = cfg
 	a.mu.Unlock()
+	return nil
+}
+
+// movable refuses another block for a pool while addresses of the present one are in use: they would be announced no
+// more, and their endpoints cut off.
+func (a *Agent) movable(pools []ipam.Pool) error {
+	for _, u := range a.room.Ledger.Usage() {
+		for _, p := range pools {
+			if p.Name == u.Pool && u.Leased > 0 && p.Block.IsValid() && p.Block != u.Block {
+				return fmt.Errorf("pool %s: its block can not become %s while %d addresses of %s are in use: detach their endpoints first",
+					p.Name, p.Block, u.Leased, u.Block)
+			}
+		}
+	}
 	return nil
 }
 
@@ -78,31 +102,35 @@ type Uninstalled struct {
 
 // Uninstall takes everything of ours out of the kernel; Run then ends with ErrUninstalled. Leases and endpoints are
 // forgotten, the node's identity and block are kept.
+//
+// When something can not be removed in time, the intent is taken back and the daemon goes on as before.
 func (a *Agent) Uninstall(ctx context.Context) (Uninstalled, error) {
-	a.mu.Lock()
-	a.state.uninstall, a.state.drained = true, true
-	a.mu.Unlock()
-	rev := a.ask()
-	if err := a.Settled(ctx, rev); err != nil {
+	a.Leave(true)
+	o, err := a.until(ctx, a.ask(), (*outcome).bare)
+	if err != nil {
+		a.Leave(false)
+		a.ask()
 		return Uninstalled{}, fmt.Errorf("uninstall: %w", err)
 	}
-	o, err := a.after(ctx, rev)
-	if err != nil {
-		return Uninstalled{}, err
-	}
-	return Uninstalled{Removed: o.report.Total()}, a.forget(ctx, o.in)
+	return Uninstalled{Removed: o.report.Total()}, a.forget(ctx)
 }
 
-func (a *Agent) forget(ctx context.Context, in inputs) error {
-	for _, r := range in.records {
-		drop := func(tx *store.Tx) error { return endpoints().Delete(tx, r.Name) }
-		if _, err := a.room.Ledger.ReleaseWith(ctx, r.Name, drop); err != nil {
-			return fmt.Errorf("forget endpoint %s: %w", r.Name, err)
-		}
-	}
-	var all inputs // with the parameters of links that are gone
+// Leave sets whether passes from now on want nothing of ours in the kernel.
+func (a *Agent) Leave(want bool) {
+	a.mu.Lock()
+	defer a.mu.Unlock()
+	a.state.uninstall, a.state.drained = want, want
+}
+
+func (a *Agent) forget(ctx context.Context) error {
+	var all inputs
 	if err := a.readStore(&all); err != nil {
 		return err
+	}
+	for _, r := range all.records {
+		if err := a.end(ctx, r.Name); err != nil {
+			return fmt.Errorf("forget endpoint %s: %w", r.Name, err)
+		}
 	}
 	return a.room.DB.Update(ctx, func(tx *store.Tx) error {
 		for path := range all.known {
@@ -119,6 +147,16 @@ func (a *Agent) LeaseAddress(ctx context.Context, req LeaseRequest) (Lease, erro
 	if !plain(req.Owner, maxName) {
 		return Lease{}, fmt.Errorf("%w: owner %q: use 1 to 128 letters, digits, '_', '.', '-'", ErrBadRequest, req.Owner)
 	}
+	if err := a.open(); err != nil {
+		return Lease{}, err
+	}
+	_, found, err := a.record(req.Owner)
+	if err == nil && found {
+		err = fmt.Errorf("%w: %q is an endpoint, which has its addresses by attach", ErrConflict, req.Owner)
+	}
+	if err != nil {
+		return Lease{}, err
+	}
 	if req.Pool == "" {
 		a.mu.Lock()
 		req.Pool = a.state.cfg.Pools[0].Name
@@ -131,4 +169,14 @@ func (a *Agent) LeaseAddress(ctx context.Context, req LeaseRequest) (Lease, erro
 		return Lease{}, err
 	}
 	return leases[0], nil
+}
+
+// ReleaseAddress takes an address back from an owner. An endpoint's address goes with the endpoint only.
+func (a *Agent) ReleaseAddress(ctx context.Context, owner string, ip netip.Addr) error {
+	for _, l := range a.room.Ledger.Leases() {
+		if l.Address == ip && l.Owner == owner && l.Policy == ipam.PolicyEndpoint {
+			return fmt.Errorf("%w: %s is in use by endpoint %s: fairlead detach %s", ErrConflict, ip, owner, owner)
+		}
+	}
+	return a.room.Ledger.ReleaseAddress(ctx, owner, ip)
 }

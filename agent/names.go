@@ -11,23 +11,35 @@ type names struct {
 	held map[string]chan struct{}
 }
 
+// try is lock for those who do not wait; free tells whether it was.
+func (n *names) try(name string) (unlock func(), free bool) {
+	n.mu.Lock()
+	defer n.mu.Unlock()
+	if _, busy := n.held[name]; busy {
+		return nil, false
+	}
+	mine := make(chan struct{})
+	n.held[name] = mine
+	return func() {
+		n.mu.Lock()
+		delete(n.held, name)
+		n.mu.Unlock()
+		close(mine)
+	}, true
+}
+
 // lock waits for the name to be free. The caller calls unlock when done.
 func (n *names) lock(ctx context.Context, name string) (unlock func(), err error) {
 	for {
-		n.mu.Lock()
-		busy, ok := n.held[name]
-		if !ok {
-			mine := make(chan struct{})
-			n.held[name] = mine
-			n.mu.Unlock()
-			return func() {
-				n.mu.Lock()
-				delete(n.held, name)
-				n.mu.Unlock()
-				close(mine)
-			}, nil
+		if unlock, free := n.try(name); free {
+			return unlock, nil
 		}
+		n.mu.Lock()
+		busy, held := n.held[name]
 		n.mu.Unlock()
+		if !held {
+			continue
+		}
 		select {
 		case <-busy:
 		case <-ctx.Done():

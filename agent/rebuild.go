@@ -14,13 +14,81 @@ import (
 	"github.com/fairlead-net/fairlead/tunnel"
 )
 
+// lived marks a store that has carried a sound pass. One that has not is new, or was being rebuilt when the daemon ended.
+func lived() store.Bucket[bool] { return store.Bucket[bool]{Name: "lived"} }
+
+const livedKey = "sound"
+
+// NeedsRebuild tells whether the kernel has endpoints that the store has never heard of, though the store is new: a pass
+// would cut them off.
+func (a *Agent) NeedsRebuild(ctx context.Context) (bool, error) {
+	known := make(map[string]bool)
+	settled := false
+	err := a.room.DB.View(func(tx *store.Tx) (err error) {
+		for _, r := range endpoints().All(tx) {
+			known[endpoint.HostIf(r.Name)] = true
+		}
+		settled, _, err = lived().Get(tx, livedKey)
+		return err
+	})
+	if err != nil || settled {
+		return false, err
+	}
+	links, err := a.room.Kernel.Endpoints.List(ctx)
+	if err != nil {
+		return false, fmt.Errorf("list endpoint links: %w", err)
+	}
+	for hostIf, row := range links {
+		if !known[hostIf] && whole(row) {
+			return true, nil
+		}
+	}
+	return false, nil
+}
+
+// live notes that the store has carried a sound pass.
+func (a *Agent) live(ctx context.Context) error {
+	return a.room.DB.Update(ctx, func(tx *store.Tx) error { return lived().Put(tx, livedKey, true) })
+}
+
 // Rebuild makes endpoints, leases and blocks of an empty store anew from what the kernel shows. Labels are lost: the
-// kernel does not have them. It is called before Run.
+// kernel does not have them. It is called before Run, and can be called again when it did not come to its end.
 func (a *Agent) Rebuild(ctx context.Context) error {
 	links, err := a.room.Kernel.Endpoints.List(ctx)
 	if err != nil {
 		return fmt.Errorf("list endpoint links: %w", err)
 	}
+	if err := a.rebuildBlocks(ctx); err != nil {
+		return err
+	}
+	var records []record
+	var leases []ipam.Lease
+	for _, row := range links {
+		if !whole(row) {
+			a.room.Log.Warn("endpoint link left out: the kernel does not show all of it", "link", row.HostIf, "name", row.Name)
+			continue
+		}
+		r := a.found(row)
+		a.room.Log.Info("endpoint found in the kernel", "endpoint", r.Name, "addresses", r.Addresses)
+		records = append(records, r)
+		for _, ip := range r.Addresses {
+			leases = append(leases, ipam.Lease{
+				Address: ip, Owner: r.Name, Pool: a.poolOf(ip), Policy: ipam.PolicyEndpoint, Since: r.Created,
+			})
+		}
+	}
+	return a.room.Ledger.RestoreWith(ctx, leases, func(tx *store.Tx) error {
+		for _, r := range records {
+			if err := endpoints().Put(tx, r.Name, r); err != nil {
+				return fmt.Errorf("rebuild endpoint %s: %w", r.Name, err)
+			}
+		}
+		return nil
+	})
+}
+
+// rebuildBlocks claims the blocks that end in this host's kernel.
+func (a *Agent) rebuildBlocks(ctx context.Context) error {
 	routes, err := a.room.Kernel.Routes.List(ctx)
 	if err != nil {
 		return fmt.Errorf("list routes: %w", err)
@@ -35,15 +103,6 @@ func (a *Agent) Rebuild(ctx context.Context) error {
 			}
 		}
 	}
-	for _, row := range links {
-		if !whole(row) {
-			a.room.Log.Warn("endpoint link left out: the kernel does not show all of it", "link", row.HostIf, "name", row.Name)
-			continue
-		}
-		if err := a.rebuildOne(ctx, row); err != nil {
-			return fmt.Errorf("rebuild endpoint %s: %w", row.Name, err)
-		}
-	}
 	return nil
 }
 
@@ -54,27 +113,18 @@ func whole(row endpoint.Row) bool {
 	return row.Name != "" && !hashed && (row.IP4.IsValid() || row.IP6.IsValid())
 }
 
-func (a *Agent) rebuildOne(ctx context.Context, row endpoint.Row) error {
-	now := a.room.Now().UTC()
+// found is the endpoint of a link.
+func (a *Agent) found(row endpoint.Row) record {
 	r := record{
 		Name: row.Name, ID: uuid.NewString(), Network: defaultNetwork, NetNS: row.NetNS, NSInode: row.NSInode,
-		IfName: row.IfName, Created: now,
+		IfName: row.IfName, Created: a.room.Now().UTC(),
 	}
-	var leases []ipam.Lease
 	for _, ip := range []netip.Addr{row.IP4, row.IP6} {
-		if !ip.IsValid() {
-			continue
+		if ip.IsValid() {
+			r.Addresses = append(r.Addresses, ip)
 		}
-		r.Addresses = append(r.Addresses, ip)
-		leases = append(leases, ipam.Lease{
-			Address: ip, Owner: r.Name, Pool: a.poolOf(ip), Policy: ipam.PolicyEndpoint, Since: now,
-		})
 	}
-	if err := a.room.Ledger.Restore(ctx, leases); err != nil {
-		return err
-	}
-	a.room.Log.Info("endpoint found in the kernel", "endpoint", r.Name, "addresses", r.Addresses)
-	return a.room.DB.Update(ctx, func(tx *store.Tx) error { return endpoints().Put(tx, r.Name, r) })
+	return r
 }
 
 // poolOf names the pool that holds an address, "" when none does any more.

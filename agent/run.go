@@ -8,6 +8,7 @@ import (
 	"sync"
 	"time"
 
+	"github.com/fairlead-net/fairlead/store"
 	"github.com/fairlead-net/fairlead/tunnel"
 )
 
@@ -86,10 +87,18 @@ func (a *Agent) pass(ctx context.Context, w *waker) error {
 	before := a.state.last
 	a.mu.Unlock()
 	a.tell(&before, &o)
+	if o.sound() && !before.sound() && !o.in.uninstall {
+		if err := a.live(ctx); err != nil {
+			a.room.Log.Warn("can not write to the store", "error", err)
+		}
+	}
 	a.publish(o)
 	w.plan(o.clean(), a.again(&o))
 	w.tick.Reset(a.interval())
-	if o.in.uninstall && o.clean() {
+	if errors.Is(o.problem(), store.ErrUnsure) {
+		return fmt.Errorf("read inputs: %w", o.problem()) // only a new start can find out what the disk has
+	}
+	if o.bare() {
 		return ErrUninstalled
 	}
 	return nil
@@ -98,16 +107,18 @@ func (a *Agent) pass(ctx context.Context, w *waker) error {
 // converge reads the inputs and brings the kernel to what follows from them.
 func (a *Agent) converge(ctx context.Context) outcome {
 	in, err := a.read(ctx)
+	var fault error // a chore that can not be done now keeps nobody from the rest
 	for range housekeeping {
 		if err != nil {
 			break
 		}
 		var changed bool
-		if changed, err = a.keepHouse(ctx, in); err != nil || !changed {
+		if changed, fault = a.keepHouse(ctx, in); fault != nil || !changed {
 			break
 		}
 		in, err = a.read(ctx)
 	}
+	in.fault = errors.Join(in.fault, fault)
 	o := outcome{rev: in.rev, in: in, finished: a.room.Now()}
 	if err != nil {
 		o.err = err
@@ -115,8 +126,7 @@ func (a *Agent) converge(ctx context.Context) outcome {
 	}
 	o.desired = desire(in)
 	if err := a.remember(ctx, in, o.desired.Sysctls); err != nil {
-		o.err = err
-		return o
+		o.in.fault = errors.Join(o.in.fault, err)
 	}
 	o.report = a.ladder.apply(ctx, o.desired, in.linked, in.complete || in.uninstall)
 	if err := a.shadows(ctx, o.desired.routes); err != nil {
@@ -164,7 +174,7 @@ func (a *Agent) tell(before, o *outcome) {
 			a.room.Log.Warn("not all is as wanted", "rev", o.rev, "error", o.problem())
 		}
 	}
-	if o.clean() && !before.clean() {
+	if o.sound() && !before.sound() {
 		a.room.Notify("READY=1")
 	}
 	if o.report == nil || o.report.Total() == 0 {
