@@ -20,7 +20,7 @@ func TestSystemdAcceptsTheUnit(t *testing.T) {
 	if out, err := verify(t, text); err != nil || out != "" {
 		t.Errorf("systemd-analyze verify: %v\n%s", err, out)
 	}
-	broken := strings.Replace(text, "Restart=always", "Restart=alway", 1)
+	broken := strings.Replace(text, "Restart=on-failure", "Restart=on-failur", 1)
 	if out, _ := verify(t, broken); !strings.Contains(out, "restart specifier") {
 		t.Errorf("systemd-analyze verify finds nothing in a broken unit: %q", out)
 	}
@@ -52,7 +52,7 @@ func TestUnitKeepsItsPromises(t *testing.T) {
 		"Type":                     {"notify"},
 		"NotifyAccess":             {"main"},
 		"WatchdogSec":              {"30s"},
-		"Restart":                  {"always"},
+		"Restart":                  {"on-failure"},
 		"KillMode":                 {"mixed"},
 		"ExecStart":                {"/usr/local/bin/fairlead run"},
 		"ExecReload":               {"/usr/local/bin/fairlead reload"},
