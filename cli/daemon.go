@@ -129,7 +129,7 @@ func (a *app) uninstall() *cobra.Command {
 	return &cobra.Command{
 		Use: "uninstall", Short: "Take everything of ours out of the kernel", GroupID: groupHost,
 		Long: "Uninstall removes our links, routes, rules and neighbours, with or without a running daemon.\n" +
-			"Containers lose their network. Config and leases stay on disk.",
+			"Containers lose their network. Endpoints are forgotten; the config and this host's block stay on disk.",
 		Args: arguments(), ValidArgsFunction: cobra.NoFileCompletions,
 		RunE: func(cmd *cobra.Command, _ []string) error {
 			c, err := a.client(reloadTimeout)
