@@ -80,7 +80,8 @@ func (s *session) take(n note) {
 	case noteSocket:
 		s.lastError, s.dialing = n.text, false
 	case noteLimit:
-		s.lastError = fmt.Sprintf("more than %d prefixes of %s: session stopped until its config changes", s.MaxPrefixes, n.text)
+		s.lastError = fmt.Sprintf("more than %d prefixes of %s: session stopped until its config changes",
+			s.MaxPrefixes, n.text)
 		s.dialing, s.told, s.stopped = false, true, true
 	}
 }

@@ -46,8 +46,8 @@ type Speaker struct {
 	claims    rib  // who else announces what we announce
 }
 
-// Start makes a speaker and checks that it can listen. The sessions begin with the first Announce, so that the first update of
-// each, and the End-of-RIB behind it, tell everything: a peer forgets what a restarted node no longer tells it.
+// Start makes a speaker and checks that it can listen. The sessions begin with the first Announce, so that the first
+// update of each, and the End-of-RIB behind it, tell everything: a peer forgets what a restarted node no longer tells.
 //
 // A process speaks in one network namespace only, since GoBGP connects from whatever thread it runs on.
 func Start(cfg Config, log *slog.Logger) (*Speaker, error) {
