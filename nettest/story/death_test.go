@@ -6,6 +6,7 @@ import (
 	"testing"
 	"time"
 
+	"github.com/fairlead-net/fairlead/agent"
 	"github.com/fairlead-net/fairlead/nettest"
 )
 
@@ -43,4 +44,28 @@ func TestADeadHostsRoutesGoInTimeAndComeBackWithIt(t *testing.T) {
 // others are all hosts but one.
 func others(l *nettest.Lab, but *nettest.Node) []*nettest.Node {
 	return slices.DeleteFunc(slices.Clone(l.Nodes), func(n *nettest.Node) bool { return n == but })
+}
+
+func TestADrainedHostIsLeftByTheOthersUntilItStartsAgain(t *testing.T) {
+	l := running(t, nettest.LabOptions{Nodes: []string{"n1", "n2", "n3"}, Pools: []string{pool4, pool6}, HoldTime: 9 * time.Second})
+	n := l.Node("n1")
+	c, other := n.Attach("n1a"), l.Node("n2").Attach("n2a")
+	other.Serve(other.IP4)
+	blocks := []netip.Prefix{block(t, n, pool4), block(t, n, pool6)}
+	n.Fairlead("drain")
+	for _, peer := range others(l, n) {
+		for _, p := range blocks {
+			nettest.Eventually(t, soon, func() error { return without(peer, p) })
+		}
+	}
+	s := show[agent.Status](t, n, "status")
+	if !s.Drained || s.Peers.Established != 2 || s.Routes.Direct+s.Routes.VXLAN != 4 {
+		t.Errorf("the drained host: %+v", s)
+	}
+	n.Stop()
+	n.Start()
+	for _, node := range l.Nodes {
+		node.WaitConverged(20 * time.Second)
+	}
+	nettest.Eventually(t, 5*time.Second, func() error { return reaches(c, other.IP4) })
 }

@@ -68,7 +68,7 @@ func TestKillingAndRestartingDaemonsLosesNoPacketAndFlapsNoRoute(t *testing.T) {
 	chance := rand.New(rand.NewPCG(seed, 88))
 	l := running(t, nettest.LabOptions{HoldTime: 9 * time.Second, RPFilter: 1, Pools: []string{pool4, pool6}})
 	tr := busy(t, l.Node("n1").Attach("n1a"), l.Node("n2").Attach("n2a"), l.Node("n3").Attach("n3a"), 50)
-	calm := watched(t, l)
+	calm := watched(t, l.Nodes)
 	kill := make([]bool, 20)
 	for i := range 10 {
 		kill[i] = true
@@ -93,16 +93,16 @@ func TestKillingAndRestartingDaemonsLosesNoPacketAndFlapsNoRoute(t *testing.T) {
 	calm()
 }
 
-// watched listens to the routes of all hosts; what it returns holds them to not having changed since.
-func watched(t *testing.T, l *nettest.Lab) (calm func()) {
+// watched listens to the routes of hosts; what it returns holds them to not having changed since.
+func watched(t *testing.T, nodes []*nettest.Node) (calm func()) {
 	t.Helper()
 	monitors := make(map[string]*nettest.Monitor)
-	for _, n := range l.Nodes {
+	for _, n := range nodes {
 		monitors[n.Name] = n.Monitor()
 	}
 	return func() {
 		t.Helper()
-		for _, n := range l.Nodes {
+		for _, n := range nodes {
 			if changes := slices.Compact(monitors[n.Name].Changes()); len(changes) > 0 {
 				t.Errorf("routes of %s changed: %q", n.Name, changes)
 			}
@@ -113,7 +113,7 @@ func watched(t *testing.T, l *nettest.Lab) (calm func()) {
 func TestAllDaemonsMayBeKilledAtOnce(t *testing.T) {
 	l := running(t, nettest.LabOptions{HoldTime: 9 * time.Second, RPFilter: 1, Pools: []string{pool4, pool6}})
 	tr := busy(t, l.Node("n1").Attach("n1a"), l.Node("n2").Attach("n2a"), l.Node("n3").Attach("n3a"), 10)
-	calm := watched(t, l)
+	calm := watched(t, l.Nodes)
 	for range 2 {
 		for _, n := range l.Nodes {
 			n.Kill()
@@ -138,7 +138,7 @@ func TestARestartBesideADeadHostDisturbsNobody(t *testing.T) {
 	for _, other := range others(l, dead) {
 		nettest.Eventually(t, 10*time.Second, func() error { return without(other, gone) })
 	}
-	calm := watched(t, l)
+	calm := watched(t, others(l, dead))
 	n.Kill()
 	n.Start()
 	n.WaitReady(10 * time.Second)
@@ -177,7 +177,7 @@ func TestAReturnThatFailsHalfwayCostsARestartingHostNothing(t *testing.T) {
 	l := running(t, nettest.LabOptions{HoldTime: 9 * time.Second, RPFilter: 1, Pools: []string{pool4, pool6}})
 	n := l.Node("n1")
 	tr := busy(t, n.Attach("n1a"), l.Node("n2").Attach("n2a"), l.Node("n3").Attach("n3a"), 10)
-	calm := watched(t, l)
+	calm := watched(t, l.Nodes)
 	n.Kill()
 	for range 5 {
 		for _, peer := range others(l, n) {
