@@ -51,7 +51,7 @@ race: ## the rooms' tests, with the race detector
 
 plain: build ## the other tests: commands, config, stories of whole hosts
 	CGO_ENABLED=0 go build ./...
-	CGO_ENABLED=0 FAIRLEAD_BIN=$(CURDIR)/bin/fairlead go test -p 1 -count=1 -timeout $(TEST_TIMEOUT) $(PLAIN)
+	CGO_ENABLED=0 BUILT=$(CURDIR)/bin/fairlead go test -p 1 -count=1 -timeout $(TEST_TIMEOUT) $(PLAIN)
 
 fuzz: ## each fuzz target for FUZZ_INPUTS inputs
 	@set -e; for dir in $$(grep -rl --include='*_test.go' '^func Fuzz' . | xargs -r -n 1 dirname | sort -u); do \
@@ -84,10 +84,10 @@ vulncheck: bin/govulncheck-$(GOVULNCHECK) ## known vulnerabilities in what we de
 
 demo: deps build ## four hosts, eight containers, one daemon killed: the main job, shown (KEEP=1 leaves it standing)
 	@go build -o bin/demo ./nettest/demo
-	@FAIRLEAD_BIN=$(CURDIR)/bin/fairlead KEEP=$(KEEP) bin/demo
+	@BUILT=$(CURDIR)/bin/fairlead KEEP=$(KEEP) bin/demo
 
 bench-%: deps build ## a comparison: bench-ipam, bench-attach, bench-scale
-	@FAIRLEAD=$(CURDIR)/bin/fairlead FAIRLEAD_BIN=$(CURDIR)/bin/fairlead go run ./bench/$*
+	@BUILT=$(CURDIR)/bin/fairlead go run ./bench/$*
 
 generate: ## generated code, from its sources
 	go generate ./...

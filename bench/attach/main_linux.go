@@ -80,7 +80,7 @@ func measure(containers, group int) (err error) {
 
 // binary is the daemon to measure: the one that make has built, or a new one.
 func binary(dir string) (string, error) {
-	if bin := os.Getenv("FAIRLEAD"); bin != "" {
+	if bin := os.Getenv("BUILT"); bin != "" {
 		return bin, nil
 	}
 	bin := filepath.Join(dir, "fairlead")

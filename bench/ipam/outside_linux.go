@@ -75,10 +75,8 @@ func newSocket(l *lab, dir string) (*socket, error) {
 
 // binary is the daemon to measure: the one that make has built, or a new one.
 func binary(dir string) (string, error) {
-	for _, name := range []string{"FAIRLEAD_BIN", "FAIRLEAD"} {
-		if bin := os.Getenv(name); bin != "" {
-			return bin, nil
-		}
+	if bin := os.Getenv("BUILT"); bin != "" {
+		return bin, nil
 	}
 	bin := filepath.Join(dir, "fairlead")
 	if out, err := exec.Command("go", "build", "-o", bin, ".").CombinedOutput(); err != nil {

@@ -95,9 +95,9 @@ func play(s *stage, p *paper, keep bool) {
 	p.done("all is as it should be; taking it down (%.0f s in all)", time.Since(begun).Seconds())
 }
 
-// build makes the program once for all hosts, unless FAIRLEAD_BIN names one.
+// build makes the program once for all hosts, unless BUILT names one.
 func build(s *stage, p *paper, dir string) string {
-	if binary := os.Getenv("FAIRLEAD_BIN"); binary != "" {
+	if binary := os.Getenv("BUILT"); binary != "" {
 		return binary
 	}
 	if dir == "" {

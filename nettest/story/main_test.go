@@ -33,9 +33,9 @@ func TestMain(m *testing.M) {
 	os.Exit(run(m))
 }
 
-// run builds the program once, unless FAIRLEAD_BIN names one.
+// run builds the program once, unless BUILT names one.
 func run(m *testing.M) int {
-	if binary = os.Getenv("FAIRLEAD_BIN"); binary != "" {
+	if binary = os.Getenv("BUILT"); binary != "" {
 		return m.Run()
 	}
 	dir, err := os.MkdirTemp("", "fairlead-bin-")
