@@ -8,8 +8,9 @@ import (
 	"testing"
 	"time"
 
-	"github.com/fairlead-net/fairlead/bgp"
 	"go.uber.org/goleak"
+
+	"github.com/fairlead-net/fairlead/bgp"
 )
 
 func TestWrongConfigIsRefused(t *testing.T) {

@@ -7,8 +7,9 @@ import (
 	"testing"
 	"time"
 
-	"github.com/fairlead-net/fairlead/nettest"
 	gobgp "github.com/osrg/gobgp/v3/pkg/packet/bgp"
+
+	"github.com/fairlead-net/fairlead/nettest"
 )
 
 // stranger is a peer that is not one of us: it opens a session with the capabilities it is given and then says only
