@@ -112,19 +112,19 @@ func look(in inputs, gone map[string]time.Time, now time.Time) map[string]time.T
 
 // keepHouse does the chores. It tells whether the store changed, so that the inputs must be read again.
 func (a *Agent) keepHouse(ctx context.Context, in inputs) (changed bool, err error) {
-	todo := decide(in, a.room.DB.NodeUUID(), a.gone, a.room.Now())
+	due := decide(in, a.room.DB.NodeUUID(), a.gone, a.room.Now())
 	a.gone = look(in, a.gone, a.room.Now())
-	for pool, reason := range todo.hold {
+	for pool, reason := range due.hold {
 		a.room.Ledger.Hold(pool, reason)
 	}
-	for pool, block := range todo.claim {
+	for pool, block := range due.claim {
 		if err := a.room.Ledger.Claim(ctx, pool, block); err != nil {
 			return changed, fmt.Errorf("claim block %s: %w", block, err)
 		}
 		a.room.Log.Info("block claimed", "pool", pool, "block", block)
 		changed = true
 	}
-	for _, r := range todo.collect {
+	for _, r := range due.collect {
 		done, err := a.collect(ctx, r)
 		if err != nil {
 			return changed, fmt.Errorf("collect endpoint %s: %w", r.Name, err)

@@ -110,10 +110,10 @@ func (s *stage) end() {
 // clear undoes everything, the latest first.
 func (s *stage) clear() {
 	s.mu.Lock()
-	todo := s.cleanups
+	undo := s.cleanups
 	s.cleanups = nil
 	s.mu.Unlock()
-	for _, f := range slices.Backward(todo) {
+	for _, f := range slices.Backward(undo) {
 		f()
 	}
 }
