@@ -192,7 +192,7 @@ func (n *Node) Config() string {
 	for i, cidr := range n.lab.o.Pools {
 		b.WriteString("\n[[pool]]\n")
 		if i > 0 {
-			fmt.Fprintf(&b, "name = \"pool%d\"\n", i+1)
+			fmt.Fprintf(&b, "name = %q\n", map[bool]string{true: "v6", false: fmt.Sprint("pool", i+1)}[strings.Contains(cidr, ":")])
 		}
 		fmt.Fprintf(&b, "cidr = %q\n", cidr)
 	}
