@@ -102,7 +102,7 @@ func build(s *stage, p *paper, dir string) string {
 	}
 	if dir == "" {
 		var err error
-		if dir, err = os.MkdirTemp("", "fairlead-demo-"); err != nil {
+		if dir, err = os.MkdirTemp("", fmt.Sprintf("fairlead-lab-%d-bin-", os.Getpid())); err != nil {
 			s.Fatalf("make directory: %v", err)
 		}
 		s.Cleanup(func() { _ = os.RemoveAll(dir) })

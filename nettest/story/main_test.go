@@ -38,7 +38,7 @@ func run(m *testing.M) int {
 	if binary = os.Getenv("BUILT"); binary != "" {
 		return m.Run()
 	}
-	dir, err := os.MkdirTemp("", "fairlead-bin-")
+	dir, err := os.MkdirTemp("", fmt.Sprintf("fairlead-lab-%d-bin-", os.Getpid())) // a name that the next run sweeps
 	if err != nil {
 		fmt.Fprintln(os.Stderr, err)
 		return 1
