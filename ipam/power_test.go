@@ -145,7 +145,7 @@ func recorded(t *testing.T, strace, path string, seed uint64) (events []event) {
 		}
 	}
 	// How many steps of a life reach the disk is chance; that each sync has something to sync is not.
-	if writes := len(events) - answers - syncs; answers != lifeSteps || syncs < lifeSteps/4 || writes < syncs {
+	if writes := len(events) - answers - syncs; answers != lifeSteps || syncs < lifeSteps/2 || writes < syncs {
 		t.Fatalf("%d events with %d answers and %d syncs in a life of %d steps", len(events), answers, syncs, lifeSteps)
 	}
 	return events
