@@ -40,7 +40,9 @@ type tuning struct {
 
 // vethRequest asks for the pair: the host side up, the inside down and already in its namespace and under its name.
 //
-// With the inside down neither end has a carrier, so IPv6 does not yet start on the host side.
+// With the inside down neither end has a carrier, so IPv6 does not yet start on the host side. The one queue in each
+// direction that veth uses is asked for by number: left to itself the kernel makes one for each processor and then takes
+// the others away again, and waits for a grace period of RCU each time (veth_init_queues in drivers/net/veth.c).
 func vethRequest(r Row, ns namespace) *nl.NetlinkRequest {
 	body := nl.NewIfInfomsg(unix.AF_UNSPEC)
 	body.Flags, body.Change = unix.IFF_UP, unix.IFF_UP
@@ -53,11 +55,15 @@ func vethRequest(r Row, ns namespace) *nl.NetlinkRequest {
 	peer.AddRtAttr(unix.IFLA_MTU, nl.Uint32Attr(uint32(r.MTU)))
 	peer.AddRtAttr(unix.IFLA_ADDRESS, r.MAC[:])
 	peer.AddRtAttr(unix.IFLA_NET_NS_FD, nl.Uint32Attr(uint32(ns.fd)))
+	peer.AddRtAttr(unix.IFLA_NUM_TX_QUEUES, nl.Uint32Attr(1))
+	peer.AddRtAttr(unix.IFLA_NUM_RX_QUEUES, nl.Uint32Attr(1))
 	return request(unix.RTM_NEWLINK, unix.NLM_F_CREATE|unix.NLM_F_EXCL|unix.NLM_F_ACK, body,
 		nl.NewRtAttr(unix.IFLA_IFNAME, nl.ZeroTerminated(r.HostIf)),
 		nl.NewRtAttr(unix.IFLA_MTU, nl.Uint32Attr(uint32(r.MTU))),
 		nl.NewRtAttr(unix.IFLA_ADDRESS, mac[:]),
 		nl.NewRtAttr(unix.IFLA_GROUP, nl.Uint32Attr(linkGroup)),
+		nl.NewRtAttr(unix.IFLA_NUM_TX_QUEUES, nl.Uint32Attr(1)),
+		nl.NewRtAttr(unix.IFLA_NUM_RX_QUEUES, nl.Uint32Attr(1)),
 		info)
 }
 
