@@ -37,18 +37,32 @@ func (l *Links) put(ctx context.Context, hostIf string, r Row) error {
 		l.long[hostIf] = r
 		l.mu.Unlock()
 	}
-	return l.with(func(w *wire) error {
-		v, found, err := w.linkNamed(hostIf)
+	return l.with(func(w *wire) error { return l.place(w, r, ns) })
+}
+
+// place makes the pair, or mends the one that is there already: to try is quicker than to look first.
+func (l *Links) place(w *wire, r Row, ns namespace) error {
+	for range 2 {
+		err := w.one(vethRequest(r, ns))
+		if err == nil {
+			return l.finish(w, r, ns)
+		}
+		if !errors.Is(err, unix.EEXIST) {
+			return fmt.Errorf("make veth pair: %w", err)
+		}
+		v, found, err := w.linkNamed(r.HostIf)
 		if err != nil {
 			return err
 		}
-		if found {
-			if whole, err := l.reuse(w, v, r, ns); whole || err != nil {
-				return err
-			}
+		if !found {
+			return fmt.Errorf("the namespace already has an interface %s, which is %w; choose another name with --ifname",
+				r.IfName, ErrForeign)
 		}
-		return l.create(w, r, ns)
-	})
+		if whole, err := l.reuse(w, v, r, ns); whole || err != nil {
+			return err
+		}
+	}
+	return fmt.Errorf("interface %s appeared on the host meanwhile: %w", r.HostIf, ErrForeign)
 }
 
 // open opens the namespace of r.
@@ -101,11 +115,8 @@ func (l *Links) reuse(w *wire, v link, r Row, ns namespace) (whole bool, err err
 	return true, err
 }
 
-// create makes the pair, and removes it when it can not be finished.
-func (l *Links) create(w *wire, r Row, ns namespace) error {
-	if err := w.one(vethRequest(r, ns)); err != nil {
-		return w.clash(err, r)
-	}
+// finish completes a pair that was just made, and removes it when it can not.
+func (l *Links) finish(w *wire, r Row, ns namespace) error {
 	v, found, err := w.linkNamed(r.HostIf)
 	if err == nil && !found {
 		err = errors.New("the interface vanished while it was made")
@@ -117,18 +128,6 @@ func (l *Links) create(w *wire, r Row, ns namespace) error {
 		return errors.Join(err, l.remove(w, v.index))
 	}
 	return nil
-}
-
-// clash says which of the two names is taken.
-func (w *wire) clash(err error, r Row) error {
-	if !errors.Is(err, unix.EEXIST) {
-		return fmt.Errorf("make veth pair: %w", err)
-	}
-	if _, found, _ := w.linkNamed(r.HostIf); found {
-		return fmt.Errorf("interface %s appeared on the host meanwhile: %w", r.HostIf, ErrForeign)
-	}
-	return fmt.Errorf("the namespace already has an interface %s, which is %w; choose another name with --ifname",
-		r.IfName, ErrForeign)
 }
 
 // fit brings both sides of a pair to what r says; look tells what is inside.
