@@ -94,7 +94,11 @@ func (b Bucket[V]) Delete(tx *Tx, key string) error {
 //
 // A value that can not be decoded ends the loop, and its error becomes the error of the View or Update around it
 // unless that already has one of its own.
-func (b Bucket[V]) All(tx *Tx) iter.Seq2[string, V] {
+func (b Bucket[V]) All(tx *Tx) iter.Seq2[string, V] { return b.scan(tx, b.decode) }
+
+func (b Bucket[V]) decode(key string, sealed []byte) (V, error) { return decode[V](b.Name, key, sealed) }
+
+func (b Bucket[V]) scan(tx *Tx, decode func(key string, sealed []byte) (V, error)) iter.Seq2[string, V] {
 	return func(yield func(string, V) bool) {
 		bucket := tx.bolt.Bucket([]byte(b.Name))
 		if bucket == nil {
@@ -103,7 +107,7 @@ func (b Bucket[V]) All(tx *Tx) iter.Seq2[string, V] {
 		c := bucket.Cursor()
 		for k, sealed := c.First(); k != nil; k, sealed = c.Next() {
 			key := string(k)
-			v, err := decode[V](b.Name, key, sealed)
+			v, err := decode(key, sealed)
 			if err != nil {
 				tx.err = err
 				return
@@ -113,4 +117,37 @@ func (b Bucket[V]) All(tx *Tx) iter.Seq2[string, V] {
 			}
 		}
 	}
+}
+
+// Reader reads all of one bucket again and again, and decodes only what has changed since it last did. It hands out the
+// same value each time, so nothing inside a value may be changed. It is not safe for several goroutines at once.
+type Reader[V any] struct {
+	bucket Bucket[V]
+	known  map[string]decoded[V]
+}
+
+type decoded[V any] struct {
+	sealed []byte
+	value  V
+}
+
+// NewReader makes a reader that has read nothing yet.
+func NewReader[V any](b Bucket[V]) *Reader[V] { return &Reader[V]{bucket: b} }
+
+// All is the bucket's All.
+func (r *Reader[V]) All(tx *Tx) iter.Seq2[string, V] {
+	before := r.known
+	r.known = make(map[string]decoded[V], len(before))
+	return r.bucket.scan(tx, func(key string, sealed []byte) (V, error) {
+		d := before[key]
+		if !bytes.Equal(d.sealed, sealed) {
+			v, err := r.bucket.decode(key, sealed)
+			if err != nil {
+				return v, err
+			}
+			d = decoded[V]{bytes.Clone(sealed), v}
+		}
+		r.known[key] = d
+		return d.value, nil
+	})
 }
