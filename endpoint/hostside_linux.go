@@ -8,25 +8,38 @@ import (
 	"golang.org/x/sys/unix"
 )
 
-// row is what a host side says about its endpoint; ok is false when it is not ours.
-func (l *Links) row(v link) (r Row, ok bool) {
-	r, named := v.identity()
-	switch {
-	case !named && !v.marked():
-		return Row{}, false
-	case !named:
-		return Row{HostIf: v.name}, true
-	}
+// rows are what the host sides among links say about their endpoints, by host interface. An alias that was there at the
+// latest listing is not read anew.
+func (l *Links) rows(links []link) map[string]Row {
 	l.mu.Lock()
+	defer l.mu.Unlock()
+	told, rows := make(map[string]Row, len(links)), make(map[string]Row, len(links))
+	for _, v := range links {
+		r, known := l.told[v.alias]
+		if !known || r.HostIf != v.name {
+			r, known = v.identity()
+		}
+		switch {
+		case known:
+			told[v.alias], rows[v.name] = r, l.row(v, r)
+		case v.marked():
+			rows[v.name] = Row{HostIf: v.name}
+		}
+	}
+	l.told = told
+	return rows
+}
+
+// row is r, read from the alias of v, with what else v shows.
+func (l *Links) row(v link, r Row) Row {
 	if full, ok := l.long[v.name]; ok && full.alias() == v.alias {
 		r = full
 	}
-	l.mu.Unlock()
 	r.HostIf, r.MTU = v.name, 0
 	if v.inOrder(r) {
 		r.MTU = v.mtu
 	}
-	return r, true
+	return r
 }
 
 // identity reads the alias; named is false when it is not about this link.
@@ -35,6 +48,7 @@ func (v link) identity() (r Row, named bool) {
 		return Row{}, false
 	}
 	r, err := parseAlias(v.alias)
+	r.HostIf = v.name
 	return r, err == nil && r.names(v.name)
 }
 

@@ -15,6 +15,7 @@ type Links struct {
 	mu    sync.Mutex
 	idle  []*wire        // into home
 	long  map[string]Row // what did not fit into an alias, by host interface
+	told  map[string]Row // what the aliases of the latest listing say, by alias
 	turns [64]sync.Mutex // one call at a time for each host interface
 	tails sync.WaitGroup // deletions that the kernel has not finished
 	slots chan struct{}  // one for each of them
@@ -121,21 +122,13 @@ func (l *Links) List(ctx context.Context) (map[string]Row, error) {
 	if err := ctx.Err(); err != nil {
 		return nil, err
 	}
-	rows := map[string]Row{}
-	err := l.with(func(w *wire) error {
-		veths, err := w.links("veth")
-		if err != nil {
-			return err
-		}
-		for _, v := range veths {
-			if r, ok := l.row(v); ok {
-				rows[v.name] = r
-			}
-		}
-		return nil
+	var veths []link
+	err := l.with(func(w *wire) (err error) {
+		veths, err = w.links("veth")
+		return err
 	})
 	if err != nil {
 		return nil, fmt.Errorf("list endpoints: %w", err)
 	}
-	return rows, nil
+	return l.rows(veths), nil
 }
