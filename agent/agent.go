@@ -62,8 +62,9 @@ type Agent struct {
 	patrol  *patrol
 	metrics *metrics
 	locks   names
-	asked   chan struct{}        // poke: an intent changed
-	gone    map[string]time.Time // since when endpoints are missing; of the loop alone
+	asked   chan struct{}         // poke: an intent changed
+	gone    map[string]time.Time  // since when endpoints are missing; of the loop alone
+	records *store.Reader[record] // of the loop alone
 
 	mu    sync.Mutex
 	state state // under mu
@@ -121,7 +122,7 @@ func New(cfg Config, r Rooms) (*Agent, error) {
 		room: r, started: r.Now(), patrol: watch, ladder: newLadder(r.Kernel, r.Speaker, watch),
 		locks: names{held: make(map[string]chan struct{})},
 		asked: make(chan struct{}, 1),
-		gone:  make(map[string]time.Time),
+		gone:  make(map[string]time.Time), records: store.NewReader(endpoints()),
 		state: state{cfg: cfg, rev: r.DB.Revision(), passed: make(chan struct{})},
 	}
 	a.metrics = newMetrics(a)

@@ -91,7 +91,7 @@ func rivals(in inputs, p ipam.Pool, own netip.Prefix) (heard []netip.Prefix, riv
 // missing tells whether an endpoint has neither its namespace nor its link. A namespace that another process still
 // holds keeps the link alive, whatever became of the path.
 func missing(in inputs, r record) bool {
-	_, linked := in.linked[r.row(0).HostIf]
+	_, linked := in.have.endpoints[r.row(0).HostIf]
 	return !linked && !in.alive[r.Name]
 }
 

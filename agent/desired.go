@@ -114,7 +114,7 @@ func (d *desired) attach(in inputs, plan *tunnel.Input) {
 	for _, r := range in.records {
 		row := r.row(mtu)
 		if !in.alive[r.Name] {
-			have, ok := in.linked[row.HostIf]
+			have, ok := in.have.endpoints[row.HostIf]
 			if !ok {
 				continue
 			}

@@ -29,8 +29,8 @@ type inputs struct {
 	settled   bool // complete, or long enough since the start to choose a block
 	underlay  tunnel.Underlay
 	hops      map[netip.Addr]tunnel.Hop
-	linked    map[string]endpoint.Row // host ends in the kernel
-	alive     map[string]bool         // endpoints whose namespace is still the one they were attached to
+	have      tables          // what the kernel has of ours
+	alive     map[string]bool // endpoints whose namespace is still the one they were attached to
 	drained   bool
 	uninstall bool
 	fault     error // the underlay could not be read; what was last seen of it stands in
@@ -40,7 +40,7 @@ type inputs struct {
 const blockPatience = 5 * time.Second
 
 // read takes the snapshot. The revision comes first, so that what is asked for later is never claimed by this pass. The
-// store and the kernel are read side by side: an attach waits for both.
+// store, the endpoints' links and the rest of the kernel are read side by side: an attach waits for all of them.
 func (a *Agent) read(ctx context.Context) (inputs, error) {
 	a.mu.Lock()
 	in := inputs{rev: a.state.rev, cfg: a.state.cfg, drained: a.state.drained, uninstall: a.state.uninstall}
@@ -51,13 +51,14 @@ func (a *Agent) read(ctx context.Context) (inputs, error) {
 	}
 	in.routes, in.complete = a.room.Speaker.Routes()
 	in.settled = in.complete || a.room.Now().Sub(a.started) > blockPatience
-	var both errgroup.Group
-	both.Go(func() error { return a.readStore(&in) })
-	both.Go(func() error { return a.readKernel(ctx, &in) })
-	if err := both.Wait(); err != nil {
+	var all errgroup.Group
+	all.Go(func() error { return a.readStore(&in) })
+	all.Go(func() error { return a.readLinks(ctx, &in) })
+	all.Go(func() error { return a.readKernel(ctx, &in) })
+	if err := all.Wait(); err != nil {
 		return in, err
 	}
-	in.alive = alive(in.records, in.linked)
+	in.alive = alive(in.records, in.have.endpoints)
 	if in.uninstall {
 		return in, a.leaveOutGone(in.known)
 	}
@@ -78,7 +79,7 @@ func alive(records []record, linked map[string]endpoint.Row) map[string]bool {
 func (a *Agent) readStore(in *inputs) error {
 	in.known = make(map[string]string)
 	err := a.room.DB.View(func(tx *store.Tx) error {
-		for _, r := range endpoints().All(tx) {
+		for _, r := range a.records.All(tx) {
 			in.records = append(in.records, r)
 		}
 		for path, v := range sysctls().All(tx) {
@@ -126,7 +127,12 @@ func (a *Agent) readKernel(ctx context.Context, in *inputs) (err error) {
 	if in.hops, err = a.room.Underlay.Hops(ctx, next); err != nil {
 		return fmt.Errorf("look up next hops: %w", err)
 	}
-	if in.linked, err = a.room.Kernel.Endpoints.List(ctx); err != nil {
+	a.ladder.read(ctx, &in.have)
+	return nil
+}
+
+func (a *Agent) readLinks(ctx context.Context, in *inputs) (err error) {
+	if in.have.endpoints, err = a.room.Kernel.Endpoints.List(ctx); err != nil {
 		return fmt.Errorf("list endpoint links: %w", err)
 	}
 	return nil

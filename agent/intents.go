@@ -123,17 +123,26 @@ func (a *Agent) Leave(want bool) {
 }
 
 func (a *Agent) forget(ctx context.Context) error {
-	var all inputs
-	if err := a.readStore(&all); err != nil {
-		return err
+	var names, paths []string
+	err := a.room.DB.View(func(tx *store.Tx) error {
+		for name := range endpoints().All(tx) {
+			names = append(names, name)
+		}
+		for path := range sysctls().All(tx) {
+			paths = append(paths, path)
+		}
+		return nil
+	})
+	if err != nil {
+		return fmt.Errorf("read store: %w", err)
 	}
-	for _, r := range all.records {
-		if err := a.end(ctx, r.Name); err != nil {
-			return fmt.Errorf("forget endpoint %s: %w", r.Name, err)
+	for _, name := range names {
+		if err := a.end(ctx, name); err != nil {
+			return fmt.Errorf("forget endpoint %s: %w", name, err)
 		}
 	}
 	return a.room.DB.Update(ctx, func(tx *store.Tx) error {
-		for path := range all.known {
+		for _, path := range paths {
 			if err := sysctls().Delete(tx, path); err != nil {
 				return fmt.Errorf("forget sysctl %s: %w", path, err)
 			}

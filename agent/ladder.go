@@ -59,20 +59,40 @@ func newLadder(k Kernel, speaker Speaker, p *patrol) *ladder {
 	}
 }
 
+// tables is what the kernel has of ours, but for kernel parameters. A table that could not be read is nil.
+type tables struct {
+	devices    map[string]tunnel.Device
+	endpoints  map[string]endpoint.Row
+	neighbours map[tunnel.NeighKey]tunnel.MAC
+	fdb        map[tunnel.FDBKey]netip.Addr
+	routes     map[tunnel.RouteKey]tunnel.Route
+	rules      map[netip.Prefix]tunnel.Rule
+}
+
+// read lists all but the endpoints' links, whose listing can go on beside it. What can not be read is left to its rung,
+// which reads again and reports.
+func (l *ladder) read(ctx context.Context, t *tables) {
+	t.devices, _ = l.devices.List(ctx)
+	t.neighbours, _ = l.neighbours.List(ctx)
+	t.fdb, _ = l.fdb.List(ctx)
+	t.routes, _ = l.routes.List(ctx)
+	t.rules, _ = l.rules.List(ctx)
+}
+
 // apply brings the kernel and the peers to d. While the RIB is not complete, nothing that a route could still ask for
-// is pruned; what belongs to endpoints is. The endpoints' links are those that the inputs showed.
-func (l *ladder) apply(ctx context.Context, d desired, linked map[string]endpoint.Row, complete bool) *reconcile.Report {
+// is pruned; what belongs to endpoints is.
+func (l *ladder) apply(ctx context.Context, d desired, have tables, complete bool) *reconcile.Report {
 	early := func(dev string) bool { return !complete && tunnelled(dev) }
 	l.parameters.want = d.Sysctls
 	report := reconcile.Climb(ctx,
-		l.devices.Rung(d.Devices, func(name string, _ tunnel.Device) bool { return early(name) }),
+		l.devices.Known(have.devices, d.Devices, func(name string, _ tunnel.Device) bool { return early(name) }),
 		l.sysctls.Rung(d.Sysctls, nil),
-		l.endpoints.Known(linked, d.endpoints, nil),
+		l.endpoints.Known(have.endpoints, d.endpoints, nil),
 		l.insides.Known(l.patrol.sound(d.endpoints), d.endpoints, nil),
-		l.neighbours.Rung(d.Neighbours, func(k tunnel.NeighKey, _ tunnel.MAC) bool { return early(k.Dev) }),
-		l.fdb.Rung(d.FDB, func(k tunnel.FDBKey, _ netip.Addr) bool { return early(k.Dev) }),
-		l.routes.Rung(d.Routes, func(_ tunnel.RouteKey, r tunnel.Route) bool { return !complete && remote(r) }),
-		l.rules.Rung(d.Rules, func(netip.Prefix, tunnel.Rule) bool { return !complete }),
+		l.neighbours.Known(have.neighbours, d.Neighbours, func(k tunnel.NeighKey, _ tunnel.MAC) bool { return early(k.Dev) }),
+		l.fdb.Known(have.fdb, d.FDB, func(k tunnel.FDBKey, _ netip.Addr) bool { return early(k.Dev) }),
+		l.routes.Known(have.routes, d.Routes, func(_ tunnel.RouteKey, r tunnel.Route) bool { return !complete && remote(r) }),
+		l.rules.Known(have.rules, d.Rules, func(netip.Prefix, tunnel.Rule) bool { return !complete }),
 		reconcile.Whole("announcement", func(context.Context) error { return l.speaker.Announce(d.announce) }),
 	)
 	l.patrol.expect(d.endpoints)

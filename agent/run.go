@@ -128,7 +128,7 @@ func (a *Agent) converge(ctx context.Context) outcome {
 	if err := a.remember(ctx, in, o.desired.Sysctls); err != nil {
 		o.in.fault = errors.Join(o.in.fault, err)
 	}
-	o.report = a.ladder.apply(ctx, o.desired, in.linked, in.complete || in.uninstall)
+	o.report = a.ladder.apply(ctx, o.desired, in.have, in.complete || in.uninstall)
 	if err := a.shadows(ctx, o.desired.routes); err != nil {
 		o.err = err
 	}

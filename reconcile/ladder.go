@@ -22,6 +22,8 @@ type Report struct {
 	Waiting  []Failure      // rows that wait for what they stand on
 	Failures []Failure
 	Held     []string // tables whose pruning was put off
+
+	replaced bool // a row has been put in the place of another, or put back
 }
 
 // Failure is one row that could not be brought to what is wanted. An empty Key means the table itself.

@@ -34,9 +34,13 @@ func (t *Table[K, V]) Rung(want map[K]V, keep func(K, V) bool) Rung {
 	return &rung[K, V]{Table: t, want: want, keep: keep}
 }
 
-// Known is Rung for a table that this pass has read already, so that it is not read twice.
+// List reads the table ahead of its rung.
+func (t *Table[K, V]) List(ctx context.Context) (map[K]V, error) { return t.target.List(ctx) }
+
+// Known is Rung for a table that this pass has read already. It is read again if have is nil, or if a row beneath has been
+// replaced or put back in this pass: what stood on the old one may have gone with it.
 func (t *Table[K, V]) Known(have, want map[K]V, keep func(K, V) bool) Rung {
-	return &rung[K, V]{Table: t, want: want, keep: keep, have: have, known: true}
+	return &rung[K, V]{Table: t, want: want, keep: keep, have: have}
 }
 
 type rung[K, V comparable] struct {
@@ -45,15 +49,13 @@ type rung[K, V comparable] struct {
 	have map[K]V
 	keep func(K, V) bool
 	gone []K // there, not wanted, and not kept
-
-	known bool // have was given
 }
 
 func (g *rung[K, V]) alone() bool  { return g.single }
 func (g *rung[K, V]) name() string { return g.Table.name }
 
 func (g *rung[K, V]) put(ctx context.Context, r *Report) bool {
-	if !g.known {
+	if g.have == nil || r.replaced {
 		have, err := g.target.List(ctx)
 		if err != nil {
 			r.fail(g.Table.name, "", "list", err, false)
@@ -101,8 +103,12 @@ func (g *rung[K, V]) account(r *Report, puts map[K]V, failed map[K]error) {
 			continue
 		}
 		r.Writes[g.Table.name]++
-		if was, ok := g.settled[k]; ok && was == v {
+		was, settled := g.settled[k]
+		if settled && was == v {
 			r.Repaired++
+		}
+		if _, there := g.have[k]; there || settled {
+			r.replaced = true
 		}
 	}
 	settled := make(map[K]V, len(g.want))
