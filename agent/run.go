@@ -14,7 +14,7 @@ import (
 
 const (
 	undoPatience = 10 * time.Second       // to take back what could not be finished
-	calm         = 200 * time.Millisecond // between passes that kernel events ask for: our own writes are events too
+	calm         = 200 * time.Millisecond // from a pass to one that kernel events ask for: our own writes are events too
 	firstRetry   = 250 * time.Millisecond
 	longestRetry = 30 * time.Second
 	housekeeping = 3 // times that a pass reads again because its own chores changed the store
@@ -64,7 +64,6 @@ func (a *Agent) wait(ctx context.Context, kernel <-chan struct{}, w *waker, feed
 		case <-w.retry.C:
 		case <-w.tick.C:
 		case <-w.later.C:
-			w.heard = time.Now()
 		case <-kernel:
 			a.patrol.ask()
 			if !w.now() {
@@ -78,6 +77,7 @@ func (a *Agent) wait(ctx context.Context, kernel <-chan struct{}, w *waker, feed
 // pass makes one pass, publishes what came of it and plans the retry of what failed.
 func (a *Agent) pass(ctx context.Context, w *waker) error {
 	begun := time.Now()
+	w.later.Stop() // what it would look at is looked at now
 	o := a.converge(ctx)
 	if ctx.Err() != nil {
 		return nil // half a pass because of the end is nobody's failure
@@ -93,6 +93,7 @@ func (a *Agent) pass(ctx context.Context, w *waker) error {
 		}
 	}
 	a.publish(o)
+	w.passed = time.Now()
 	w.plan(o.clean(), a.again(&o))
 	w.tick.Reset(a.interval())
 	if errors.Is(o.problem(), store.ErrUnsure) {
@@ -195,7 +196,8 @@ type waker struct {
 	retry *time.Timer
 	later *time.Timer   // a pass that a kernel event asked for too early
 	wait  time.Duration // before the next retry
-	heard time.Time     // when a kernel event last led to a pass
+
+	passed time.Time // when the latest pass ended
 }
 
 func newWaker(interval time.Duration) *waker {
@@ -226,15 +228,14 @@ func (w *waker) plan(clean bool, again time.Duration) {
 	}
 }
 
-// now tells whether a kernel event leads to a pass at once; if not, one is planned.
+// now tells whether a kernel event leads to a pass at once. Soon after a pass the event is most likely an echo of what
+// that pass wrote, so a pass is planned instead, which any other pass before it makes needless.
 func (w *waker) now() bool {
-	since := time.Since(w.heard)
+	since := time.Since(w.passed)
 	if since < calm {
 		w.later.Reset(calm - since)
 		return false
 	}
-	w.later.Stop()
-	w.heard = time.Now()
 	return true
 }
 
