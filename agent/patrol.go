@@ -12,9 +12,11 @@ import (
 )
 
 // patrolEvery is how far apart looks into the endpoints' namespaces are at least. A look costs some system calls for
-// each endpoint, so on a host with very many the rest between two is longer: restShare times what the last one took.
+// each endpoint, under a lock that whoever attaches needs too, so it goes in small groups, and the rest after each is
+// restShare times what the group took.
 const (
 	patrolEvery = 400 * time.Millisecond
+	patrolGroup = 16
 	restShare   = 4
 )
 
@@ -59,13 +61,20 @@ func (p *patrol) run(ctx context.Context, interval func() time.Duration) {
 		case <-p.asked:
 		case <-time.After(interval()):
 		}
-		begun := time.Now()
 		p.look(ctx)
-		select {
-		case <-ctx.Done():
+		if !rest(ctx, patrolEvery) {
 			return
-		case <-time.After(max(patrolEvery, restShare*time.Since(begun))):
 		}
+	}
+}
+
+// rest waits; it tells whether ctx goes on.
+func rest(ctx context.Context, d time.Duration) bool {
+	select {
+	case <-ctx.Done():
+		return false
+	case <-time.After(d):
+		return true
 	}
 }
 
@@ -74,13 +83,20 @@ func (p *patrol) look(ctx context.Context) {
 	p.mu.Lock()
 	rows := slices.Collect(maps.Values(p.rows))
 	p.mu.Unlock()
-	if len(rows) == 0 {
-		return
+	for group := range slices.Chunk(rows, patrolGroup) {
+		begun := time.Now()
+		drifted, err := p.insides.Inspect(ctx, group)
+		if err != nil && ctx.Err() == nil {
+			p.log.Warn("can not look into all namespaces", "error", err)
+		}
+		p.note(drifted)
+		if !rest(ctx, restShare*time.Since(begun)) {
+			return
+		}
 	}
-	drifted, err := p.insides.Inspect(ctx, rows)
-	if err != nil && ctx.Err() == nil {
-		p.log.Warn("can not look into all namespaces", "error", err)
-	}
+}
+
+func (p *patrol) note(drifted []string) {
 	if len(drifted) == 0 {
 		return
 	}

@@ -13,13 +13,14 @@ import (
 func (l *Links) Inspect(ctx context.Context, rows []Row) (drifted []string, err error) {
 	pairs := map[string]link{}
 	err = l.with(func(w *wire) error {
-		veths, err := w.links("veth")
-		for _, v := range veths {
-			if v.ours() {
-				pairs[v.name] = v
+		for _, r := range rows {
+			if v, found, err := w.linkNamed(r.HostIf); err != nil {
+				return err
+			} else if found && v.ours() {
+				pairs[r.HostIf] = v
 			}
 		}
-		return err
+		return nil
 	})
 	if err != nil {
 		return nil, fmt.Errorf("inspect endpoints: %w", err)
