@@ -96,7 +96,9 @@ func (b Bucket[V]) Delete(tx *Tx, key string) error {
 // unless that already has one of its own.
 func (b Bucket[V]) All(tx *Tx) iter.Seq2[string, V] { return b.scan(tx, b.decode) }
 
-func (b Bucket[V]) decode(key string, sealed []byte) (V, error) { return decode[V](b.Name, key, sealed) }
+func (b Bucket[V]) decode(key string, sealed []byte) (V, error) {
+	return decode[V](b.Name, key, sealed)
+}
 
 func (b Bucket[V]) scan(tx *Tx, decode func(key string, sealed []byte) (V, error)) iter.Seq2[string, V] {
 	return func(yield func(string, V) bool) {
