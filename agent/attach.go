@@ -173,7 +173,7 @@ func replaceable(old, r record, req AttachRequest) error {
 	if old.NSInode == r.NSInode && old.IfName == r.IfName {
 		return nil
 	}
-	if endpoint.Alive(old.row(0)) {
+	if endpoint.Alive(old.row()) {
 		return fmt.Errorf("%w: it is attached to %s as %s: detach it first", ErrConflict, old.NetNS, old.IfName)
 	}
 	return nil

@@ -91,7 +91,7 @@ func rivals(in inputs, p ipam.Pool, own netip.Prefix) (heard []netip.Prefix, riv
 // missing tells whether an endpoint has neither its namespace nor its link. A namespace that another process still
 // holds keeps the link alive, whatever became of the path.
 func missing(in inputs, r record) bool {
-	_, linked := in.have.endpoints[r.row(0).HostIf]
+	_, linked := in.have.endpoints[in.rows[r.Name].HostIf]
 	return !linked && !in.alive[r.Name]
 }
 
@@ -143,7 +143,7 @@ func (a *Agent) collect(ctx context.Context, r record) (done bool, err error) {
 	}
 	defer unlock()
 	now, found, err := a.record(r.Name)
-	if err != nil || !found || now.NetNS != r.NetNS || now.NSInode != r.NSInode || endpoint.Alive(now.row(0)) {
+	if err != nil || !found || now.NetNS != r.NetNS || now.NSInode != r.NSInode || endpoint.Alive(now.row()) {
 		return false, err
 	}
 	if err := a.end(ctx, r.Name); err != nil {

@@ -112,7 +112,8 @@ func refuse(in inputs, p netip.Prefix) string {
 func (d *desired) attach(in inputs, plan *tunnel.Input) {
 	mtu := tunnel.ContainerMTU(*plan)
 	for _, r := range in.records {
-		row := r.row(mtu)
+		row := in.rows[r.Name]
+		row.MTU = mtu
 		if !in.alive[r.Name] {
 			have, ok := in.have.endpoints[row.HostIf]
 			if !ok {

@@ -29,8 +29,9 @@ type inputs struct {
 	settled   bool // complete, or long enough since the start to choose a block
 	underlay  tunnel.Underlay
 	hops      map[netip.Addr]tunnel.Hop
-	have      tables          // what the kernel has of ours
-	alive     map[string]bool // endpoints whose namespace is still the one they were attached to
+	have      tables                  // what the kernel has of ours
+	rows      map[string]endpoint.Row // what the records want, less the MTU, by name
+	alive     map[string]bool         // endpoints whose namespace is still the one they were attached to
 	drained   bool
 	uninstall bool
 	fault     error // the underlay could not be read; what was last seen of it stands in
@@ -58,22 +59,22 @@ func (a *Agent) read(ctx context.Context) (inputs, error) {
 	if err := all.Wait(); err != nil {
 		return in, err
 	}
-	in.alive = alive(in.records, in.have.endpoints)
+	in.judge()
 	if in.uninstall {
 		return in, a.leaveOutGone(in.known)
 	}
 	return in, nil
 }
 
-// alive asks for the namespaces of those endpoints whose link is not as it should be: a sound link proves its namespace.
-func alive(records []record, linked map[string]endpoint.Row) map[string]bool {
-	m := make(map[string]bool, len(records))
-	for _, r := range records {
-		row := r.row(0)
-		have, ok := linked[row.HostIf]
-		m[r.Name] = ok && have.NSInode == r.NSInode && have.MTU != 0 || endpoint.Alive(row)
+// judge asks for the namespaces of those endpoints whose link is not as it should be: a sound link proves its namespace.
+func (in *inputs) judge() {
+	in.rows, in.alive = make(map[string]endpoint.Row, len(in.records)), make(map[string]bool, len(in.records))
+	for _, r := range in.records {
+		row := r.row()
+		have, ok := in.have.endpoints[row.HostIf]
+		in.rows[r.Name] = row
+		in.alive[r.Name] = ok && have.NSInode == r.NSInode && have.MTU != 0 || endpoint.Alive(row)
 	}
-	return m
 }
 
 func (a *Agent) readStore(in *inputs) error {

@@ -26,10 +26,10 @@ func endpoints() store.Bucket[record] { return store.Bucket[record]{Name: "endpo
 // sysctls keeps what kernel parameters were before we set them, by path, for uninstall.
 func sysctls() store.Bucket[string] { return store.Bucket[string]{Name: "sysctls"} }
 
-// row is the endpoint as the kernel should have it.
-func (r record) row(mtu int) endpoint.Row {
+// row is the endpoint as the kernel should have it, but for the MTU, which depends on the network.
+func (r record) row() endpoint.Row {
 	row := endpoint.Row{
-		Name: r.Name, HostIf: endpoint.HostIf(r.Name), NetNS: r.NetNS, NSInode: r.NSInode, IfName: r.IfName, MTU: mtu,
+		Name: r.Name, HostIf: endpoint.HostIf(r.Name), NetNS: r.NetNS, NSInode: r.NSInode, IfName: r.IfName,
 	}
 	for _, a := range r.Addresses {
 		if a.Is4() {
