@@ -165,13 +165,18 @@ func uninstall(ctx context.Context, path string) (cli.Removed, error) {
 	if err != nil {
 		return cli.Removed{}, err
 	}
-	a.Leave(true)
-	ctx, cancel := context.WithTimeout(ctx, time.Minute)
+	limit, cancel := context.WithTimeout(ctx, time.Minute)
 	defer cancel()
+	if err := a.Leave(limit, true); err != nil { // before the first pass, so that it puts nothing
+		return cli.Removed{}, err
+	}
 	ended := make(chan error, 1)
-	go func() { ended <- a.Run(ctx) }()
-	done, err := a.Uninstall(ctx)
+	go func() { ended <- a.Run(limit) }()
+	done, err := a.Left(limit)
 	cancel()
 	<-ended
+	if err != nil {
+		err = errors.Join(err, a.Leave(context.WithoutCancel(ctx), false))
+	}
 	return cli.Removed{Count: done.Removed}, err
 }

@@ -103,25 +103,51 @@ type Uninstalled struct {
 // Uninstall takes everything of ours out of the kernel; Run then ends with ErrUninstalled. Leases and endpoints are
 // forgotten, the node's identity and block are kept.
 //
-// When something can not be removed in time, the intent is taken back and the daemon goes on as before.
+// When something can not be removed in time, the intent is taken back and the daemon goes on as before. A daemon that is
+// killed meanwhile goes on with the uninstall when it is started again.
 func (a *Agent) Uninstall(ctx context.Context) (Uninstalled, error) {
-	a.Leave(true)
-	o, err := a.until(ctx, a.ask(), (*outcome).bare)
+	if err := a.Leave(ctx, true); err != nil {
+		return Uninstalled{}, fmt.Errorf("uninstall: %w", err)
+	}
+	done, err := a.Left(ctx)
 	if err != nil {
-		a.Leave(false)
+		// The caller may have given up already; what was begun must still be taken back.
+		ctx, cancel := context.WithTimeout(context.WithoutCancel(ctx), undoPatience)
+		defer cancel()
+		err = errors.Join(err, a.Leave(ctx, false))
 		a.ask()
 		return Uninstalled{}, fmt.Errorf("uninstall: %w", err)
 	}
-	return Uninstalled{Removed: o.report.Total()}, a.forget(ctx)
+	return done, nil
 }
 
-// Leave sets whether passes from now on want nothing of ours in the kernel.
-func (a *Agent) Leave(want bool) {
+// Left waits until nothing of ours is left, after Leave.
+func (a *Agent) Left(ctx context.Context) (Uninstalled, error) {
+	o, err := a.until(ctx, a.ask(), (*outcome).bare)
+	if err != nil {
+		return Uninstalled{}, err
+	}
+	return Uninstalled{Removed: o.report.Total()}, nil
+}
+
+// Leave sets whether passes from now on want nothing of ours in the kernel. It is durable.
+func (a *Agent) Leave(ctx context.Context, want bool) error {
+	err := a.room.DB.Update(ctx, func(tx *store.Tx) error {
+		if want {
+			return intents().Put(tx, intentUninstall, true)
+		}
+		return intents().Delete(tx, intentUninstall)
+	})
+	if err != nil {
+		return err
+	}
 	a.mu.Lock()
 	defer a.mu.Unlock()
 	a.state.uninstall, a.state.drained = want, want
+	return nil
 }
 
+// forget ends an uninstall: what the store knows of endpoints and kernel parameters goes, and the intent with the last.
 func (a *Agent) forget(ctx context.Context) error {
 	var names, paths []string
 	err := a.room.DB.View(func(tx *store.Tx) error {
@@ -147,7 +173,7 @@ func (a *Agent) forget(ctx context.Context) error {
 				return fmt.Errorf("forget sysctl %s: %w", path, err)
 			}
 		}
-		return nil
+		return intents().Delete(tx, intentUninstall)
 	})
 }
 

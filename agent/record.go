@@ -26,6 +26,12 @@ func endpoints() store.Bucket[record] { return store.Bucket[record]{Name: "endpo
 // sysctls keeps what kernel parameters were before we set them, by path, for uninstall.
 func sysctls() store.Bucket[string] { return store.Bucket[string]{Name: "sysctls"} }
 
+// intents keeps what was asked for and takes longer than one commit, by its name, so that a daemon that is killed in the
+// midst of it goes on with it at its next start.
+func intents() store.Bucket[bool] { return store.Bucket[bool]{Name: "intents"} }
+
+const intentUninstall = "uninstall"
+
 // row is the endpoint as the kernel should have it, but for the MTU, which depends on the network.
 func (r record) row() endpoint.Row {
 	row := endpoint.Row{

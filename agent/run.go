@@ -82,6 +82,9 @@ func (a *Agent) pass(ctx context.Context, w *waker) error {
 	if ctx.Err() != nil {
 		return nil // half a pass because of the end is nobody's failure
 	}
+	if o.bare() {
+		o.err = a.forget(ctx)
+	}
 	a.metrics.pass(&o, time.Since(begun))
 	a.mu.Lock()
 	before := a.state.last

@@ -1,0 +1,90 @@
+package agent_test
+
+import (
+	"context"
+	"errors"
+	"log/slog"
+	"path/filepath"
+	"strings"
+	"sync"
+	"testing"
+	"time"
+
+	"github.com/fairlead-net/fairlead/agent"
+	"github.com/fairlead-net/fairlead/ipam"
+	"github.com/fairlead-net/fairlead/nettest"
+	"github.com/fairlead-net/fairlead/store"
+)
+
+// live lets use work with an agent on the store at path while it runs; ended tells why it ends, if it does by itself.
+func live(t *testing.T, w *world, path string, use func(a *agent.Agent, ended <-chan error)) {
+	t.Helper()
+	db, err := store.Open(t.Context(), path, store.Options{})
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer db.Close()
+	ledger, err := ipam.NewLedger(db, time.Now)
+	if err != nil {
+		t.Fatal(err)
+	}
+	cfg := config("10.88.1.0/24")
+	a, err := agent.New(cfg, agent.Rooms{
+		DB: db, Ledger: ledger, Speaker: speaker{w}, Underlay: beneath{w}, Kernel: w.kernel(), Source: &source{cfg: cfg},
+		Notify: func(string) {}, Log: slog.New(slog.DiscardHandler), Version: "test", Now: time.Now,
+	})
+	if err != nil {
+		t.Fatal(err)
+	}
+	ctx, stop := context.WithCancel(t.Context())
+	ended := make(chan error, 1)
+	var running sync.WaitGroup
+	running.Go(func() { ended <- a.Run(ctx) })
+	defer running.Wait()
+	defer stop()
+	use(a, ended)
+}
+
+// TestAnUninstallThatWasCutShortIsFinishedByTheNextLife kills the daemon, as it were, right after it has noted the
+// intent: nothing else of the uninstall has happened.
+func TestAnUninstallThatWasCutShortIsFinishedByTheNextLife(t *testing.T) {
+	w, path := newWorld(), filepath.Join(t.TempDir(), "fairlead.db")
+	box := nettest.NewHost(t, "box")
+	live(t, w, path, func(a *agent.Agent, _ <-chan error) {
+		if _, _, err := a.Attach(t.Context(), agent.AttachRequest{Name: "web", NetNS: box.Path}); err != nil {
+			t.Fatal(err)
+		}
+	})
+	before := w.text()
+	db, err := store.Open(t.Context(), path, store.Options{})
+	if err != nil {
+		t.Fatal(err)
+	}
+	err = db.Update(t.Context(), func(tx *store.Tx) error {
+		return store.Bucket[bool]{Name: "intents"}.Put(tx, "uninstall", true)
+	})
+	if err := errors.Join(err, db.Close()); err != nil {
+		t.Fatal(err)
+	}
+	if !strings.Contains(before, "endpoint fl") {
+		t.Fatalf("nothing was attached:\n%s", before)
+	}
+
+	live(t, w, path, func(_ *agent.Agent, ended <-chan error) {
+		if err := <-ended; !errors.Is(err, agent.ErrUninstalled) {
+			t.Errorf("the life after it ends with %v", err)
+		}
+	})
+	if text := strings.TrimSpace(w.text()); text != "sysctl net/ipv4/ip_forward -> 0" { // what it was before us
+		t.Errorf("left in the kernel:\n%s", text)
+	}
+	live(t, w, path, func(a *agent.Agent, _ <-chan error) {
+		eventually(t, "the node is ready", func() bool { return a.Status().Ready })
+		if all, err := a.Endpoints(); err != nil || len(all) != 0 {
+			t.Errorf("endpoints that came back: %v %v", all, err)
+		}
+		if u := a.Status().Pools[0].Leased; u != 0 {
+			t.Errorf("%d addresses are still leased", u)
+		}
+	})
+}
