@@ -73,22 +73,3 @@ func (r Row) fine(v link, enter func(namespace) error, buf []byte) (bool, error)
 
 // Mend puts back what is missing inside, and on the host side; it is Put under the name that goes with Inspect.
 func (l *Links) Mend(ctx context.Context, r Row) error { return l.Put(ctx, r.HostIf, r) }
-
-// Gone says whether nothing of r is left: its namespace is not under its path any more, and the pair went with it.
-//
-// A namespace whose path was removed but in which processes still run keeps the pair, and the address in use.
-func (l *Links) Gone(r Row) (bool, error) {
-	if Alive(r) {
-		return false, nil
-	}
-	found := false
-	err := l.with(func(w *wire) error {
-		v, there, err := w.linkNamed(r.HostIf)
-		found = there && v.ours()
-		return err
-	})
-	if err != nil {
-		return false, fmt.Errorf("look for endpoint %s: %w", r.Name, err)
-	}
-	return !found, nil
-}

@@ -76,7 +76,7 @@ func explain(err error, pid int) error {
 // Alive says whether the namespace at r.NetNS is still the one that r was attached to.
 //
 // It is false only on evidence: a path that can not be looked at counts as alive. A namespace whose path was removed can
-// live on in its processes, still using the address; see Gone.
+// live on in its processes, still using the address: then its pair is still listed.
 func Alive(r Row) bool {
 	if lives(r.NetNS, r.NSInode) {
 		return true

@@ -128,17 +128,6 @@ func (l *Ledger) shelfAt(a netip.Addr) *shelf {
 	return l.limbo
 }
 
-// Block is what this node hands out from: the configured block, or the picked one that the store keeps.
-func (l *Ledger) Block(pool string) (netip.Prefix, bool) {
-	l.mu.Lock()
-	defer l.mu.Unlock()
-	s, ok := l.pools[pool]
-	if !ok {
-		return netip.Prefix{}, false
-	}
-	return s.block, s.block.IsValid()
-}
-
 // Claim makes a picked block this node's own, durably. It is refused when the configuration names another one, and
 // when leases exist in the block that the node has.
 func (l *Ledger) Claim(ctx context.Context, pool string, block netip.Prefix) error {

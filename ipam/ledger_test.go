@@ -64,8 +64,8 @@ func TestClaim(t *testing.T) {
 	p.Block = netip.Prefix{}
 	d := newDesk(t, p)
 	a, b := netip.MustParsePrefix("10.88.3.0/24"), netip.MustParsePrefix("10.88.4.0/24")
-	if _, ok := d.Block("small"); ok {
-		t.Error("a block before the claim")
+	if got := d.Usage()[0].Block; got.IsValid() {
+		t.Errorf("block %s before the claim", got)
 	}
 	for block, want := range map[netip.Prefix]error{netip.MustParsePrefix("10.89.0.0/24"): ipam.ErrForeign, {}: ipam.ErrForeign} {
 		if err := d.Claim(t.Context(), "small", block); !errors.Is(err, want) {
@@ -81,7 +81,7 @@ func TestClaim(t *testing.T) {
 		}
 	}
 	d.restart(t)
-	if got, ok := d.Block("small"); got != b || !ok {
+	if got := d.Usage()[0].Block; got != b {
 		t.Errorf("block %s, want %s", got, b)
 	}
 	d.wants(t, "10.88.4.1", "web", "small")
@@ -106,7 +106,7 @@ func TestClaim(t *testing.T) {
 	if err := d.Claim(t.Context(), "small", a); !errors.Is(err, ipam.ErrForeign) {
 		t.Errorf("claim against the config: %v", err)
 	}
-	if got, _ := d.Block("small"); got != b {
+	if got := d.Usage()[0].Block; got != b {
 		t.Errorf("block %s, want the configured %s", got, b)
 	}
 }

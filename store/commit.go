@@ -212,10 +212,6 @@ func (db *DB) finish(tx *Tx) error {
 	}
 	db.revision.Store(tx.rev)
 	db.tally = after
-	select {
-	case db.changed <- struct{}{}:
-	default:
-	}
 	return nil
 }
 

@@ -45,7 +45,6 @@ type DB struct {
 	node     uuid.UUID
 	revision atomic.Uint64
 	tally    map[string]tally // of the last commit; the leader's
-	changed  chan struct{}
 	queue    queue
 
 	mu   sync.Mutex
@@ -69,7 +68,7 @@ func openSchema(ctx context.Context, path string, o Options, s schema) (*DB, err
 	if err != nil {
 		return nil, fmt.Errorf("open store %s: %w", path, err)
 	}
-	db := &DB{bolt: bolt, path: path, changed: make(chan struct{}, 1)}
+	db := &DB{bolt: bolt, path: path}
 	if err := db.begin(ctx, s); err != nil {
 		return nil, fmt.Errorf("open store %s: %w", path, errors.Join(err, bolt.Close()))
 	}
@@ -123,9 +122,6 @@ func (db *DB) View(fn func(*Tx) error) error {
 
 // Revision is a number that grows with every commit that changed something; it survives a restart.
 func (db *DB) Revision() uint64 { return db.revision.Load() }
-
-// Changed carries a poke after every commit that changed something; bursts collapse into one.
-func (db *DB) Changed() <-chan struct{} { return db.changed }
 
 // NodeUUID is the identity of this node: made once, together with the file.
 func (db *DB) NodeUUID() uuid.UUID { return db.node }
