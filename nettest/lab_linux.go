@@ -61,13 +61,7 @@ func NewLab(t T, o LabOptions) *Lab {
 	}
 	l := &Lab{t: t, o: o, Dir: o.Dir}
 	if l.Dir == "" {
-		// Not t.TempDir: with the name of a test in it the path of a unix socket is soon too long.
-		dir, err := os.MkdirTemp("", fmt.Sprintf("%s%d-", labDir, os.Getpid()))
-		if err != nil {
-			t.Fatalf("make directory of lab: %v", err)
-		}
-		l.Dir = dir
-		t.Cleanup(func() { _ = os.RemoveAll(dir) })
+		l.Dir = NewDir(t, "")
 	}
 	l.Router = l.host("router")
 	for i := range l.Switches {
@@ -82,6 +76,19 @@ func NewLab(t T, o LabOptions) *Lab {
 		n.WriteConfig(n.Config())
 	}
 	return l
+}
+
+// NewDir makes a directory below parent, or where temporary files are; it goes with the test.
+//
+// Not t.TempDir: with the name of a test in it the path of a unix socket is soon too long.
+func NewDir(t T, parent string) string {
+	t.Helper()
+	dir, err := os.MkdirTemp(parent, fmt.Sprintf("%s%d-", labDir, os.Getpid()))
+	if err != nil {
+		t.Fatalf("make directory of lab: %v", err)
+	}
+	t.Cleanup(func() { _ = os.RemoveAll(dir) })
+	return dir
 }
 
 func (l *Lab) host(name string) *Host {

@@ -31,6 +31,26 @@ type process struct {
 	done chan struct{} // closed when it has ended
 }
 
+// Binary is the fairlead that BUILT names, or else one that is built now, in dir.
+func Binary(t T, dir string) string {
+	t.Helper()
+	if built := os.Getenv("BUILT"); built != "" {
+		return built
+	}
+	binary := filepath.Join(dir, "fairlead")
+	if out, err := exec.Command("go", "build", "-o", binary, "github.com/fairlead-net/fairlead").CombinedOutput(); err != nil {
+		t.Fatalf("build fairlead: %v: %s", err, out)
+	}
+	return binary
+}
+
+// NewNode makes a node of a host that is in no lab; its config is still to be written.
+func NewNode(h *Host, binary, dir string) *Node {
+	n := &Node{Host: h, Dir: dir, lab: &Lab{Dir: dir, t: h.t, o: LabOptions{Binary: binary}}}
+	n.lab.Nodes = []*Node{n}
+	return n
+}
+
 // Address is what the other hosts know the host by.
 func (n *Node) Address() netip.Addr {
 	if n.Address4.IsValid() {
