@@ -1,4 +1,4 @@
-// Package nettest builds hosts out of network namespaces, for tests and for the demonstration only.
+// Package nettest builds hosts out of network namespaces, for tests, the demonstration and the comparisons only.
 //
 // A host is a named network namespace; what a program does "on" it is done by a thread or a child process inside it.
 // Nothing it makes outlives the test: every object is removed on cleanup, and what a killed run left behind is swept by
@@ -20,7 +20,7 @@ import (
 	"golang.org/x/sys/unix"
 )
 
-// T is the part of testing.TB that the laboratory needs; the demonstration brings its own.
+// T is the part of testing.TB that the laboratory needs; a program has a Stage.
 type T interface {
 	Helper()
 	Name() string

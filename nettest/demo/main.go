@@ -7,7 +7,6 @@ import (
 	"errors"
 	"fmt"
 	"os"
-	"os/exec"
 	"path/filepath"
 	"strings"
 	"syscall"
@@ -41,16 +40,7 @@ func run(args []string, keep bool) int {
 	if err := takeDown(); keep && err != nil {
 		return report(err)
 	}
-	s := newStage("demo")
-	s.run(func() { play(s, p, keep) })
-	if !s.Failed() && keep {
-		return 0
-	}
-	s.clear()
-	if s.Failed() {
-		return 1
-	}
-	return 0
+	return report(nettest.OnStage("demo", func(s *nettest.Stage) error { return play(s, p, keep) }))
 }
 
 func report(err error) int {
@@ -62,19 +52,24 @@ func report(err error) int {
 }
 
 // play is the demonstration from the first cable to the last figure.
-func play(s *stage, p *paper, keep bool) {
+func play(s *nettest.Stage, p *paper, keep bool) error {
 	begun := time.Now()
 	p.title("Fairlead: containers on several hosts reach each other")
 	o := nettest.LabOptions{Pools: []string{"10.88.0.0/16", "2001:db8:88::/64"}, RPFilter: 1}
 	if keep {
 		o.Kept, o.Dir = keptName, keptDir
 		if err := os.MkdirAll(keptDir, 0o755); err != nil {
-			s.Fatalf("make directory: %v", err)
+			return fmt.Errorf("make directory: %w", err)
 		}
 		s.Cleanup(func() { _ = os.RemoveAll(keptDir) })
+	} else {
+		o.Dir = nettest.NewDir(s, "")
 	}
-	o.Binary = build(s, p, o.Dir)
+	o.Binary = nettest.Binary(s, o.Dir)
 	built := time.Now()
+	if filepath.Dir(o.Binary) == o.Dir {
+		p.done("fairlead built, %.1f s", built.Sub(begun).Seconds())
+	}
 	l := nettest.NewLab(s, o)
 	p.picture(l)
 	showConfig(s, p, l.Nodes[0])
@@ -86,38 +81,21 @@ func play(s *stage, p *paper, keep bool) {
 	p.quote(l.Nodes[0].Fairlead("status"))
 	p.command("n1", "fairlead routes")
 	p.quote(l.Nodes[0].Fairlead("routes"))
-	reach(s, p, l, containers)
-	kill(s, p, l, containers)
-	if keep {
+	reach(p, l, containers)
+	kill(p, l, containers)
+	switch {
+	case p.faults > 0:
+		return fmt.Errorf("%d things are not as they should be", p.faults)
+	case keep:
 		p.kept(l, containers, o.Binary)
-		return
+		s.Keep()
+	default:
+		p.done("all is as it should be; taking it down (%.0f s in all)", time.Since(begun).Seconds())
 	}
-	p.done("all is as it should be; taking it down (%.0f s in all)", time.Since(begun).Seconds())
+	return nil
 }
 
-// build makes the program once for all hosts, unless BUILT names one.
-func build(s *stage, p *paper, dir string) string {
-	if binary := os.Getenv("BUILT"); binary != "" {
-		return binary
-	}
-	if dir == "" {
-		var err error
-		if dir, err = os.MkdirTemp("", fmt.Sprintf("fairlead-lab-%d-bin-", os.Getpid())); err != nil {
-			s.Fatalf("make directory: %v", err)
-		}
-		s.Cleanup(func() { _ = os.RemoveAll(dir) })
-	}
-	begun := time.Now()
-	binary := filepath.Join(dir, "fairlead")
-	cmd := exec.Command("go", "build", "-o", binary, "github.com/fairlead-net/fairlead")
-	if out, err := cmd.CombinedOutput(); err != nil {
-		s.Fatalf("build fairlead: %v\n%s", err, out)
-	}
-	p.done("fairlead built, %.1f s", time.Since(begun).Seconds())
-	return binary
-}
-
-func showConfig(s *stage, p *paper, n *nettest.Node) {
+func showConfig(s *nettest.Stage, p *paper, n *nettest.Node) {
 	text, err := os.ReadFile(n.ConfigFile())
 	if err != nil {
 		s.Fatalf("read config: %v", err)

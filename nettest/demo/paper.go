@@ -15,6 +15,7 @@ import (
 type paper struct {
 	out    io.Writer
 	colour bool
+	faults int
 }
 
 // tone is an SGR parameter of ECMA-48.
@@ -53,6 +54,12 @@ func (p *paper) section(format string, args ...any) {
 // done says that a step succeeded.
 func (p *paper) done(format string, args ...any) {
 	p.line("%s %s", p.paint(green, "✓"), fmt.Sprintf(format, args...))
+}
+
+// fault says what is not as it should be; the demonstration goes on, and fails at its end.
+func (p *paper) fault(what any) {
+	p.faults++
+	fmt.Fprintf(os.Stderr, "\ndemo: %v\n", what)
 }
 
 // command shows what was run on a host.

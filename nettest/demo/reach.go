@@ -24,7 +24,7 @@ type place struct {
 }
 
 // reach asks from every place to every other where there is a container at one end, and shows a matrix.
-func reach(s *stage, p *paper, l *nettest.Lab, containers []*nettest.Container) {
+func reach(p *paper, l *nettest.Lab, containers []*nettest.Container) {
 	taps := make(map[*nettest.Node]*nettest.Tap)
 	var places []place
 	for _, c := range containers {
@@ -52,7 +52,7 @@ func reach(s *stage, p *paper, l *nettest.Lab, containers []*nettest.Container) 
 				w, err := try(from, to, from.addresses[i], target, taps[from.node])
 				asked++
 				if err != nil {
-					s.Errorf("%v", err)
+					p.fault(err)
 				} else {
 					answered++
 				}
@@ -156,7 +156,7 @@ func (m matrix) cell(ways []way) string {
 }
 
 // kill ends a daemon under traffic, starts it again, and counts.
-func kill(s *stage, p *paper, l *nettest.Lab, containers []*nettest.Container) {
+func kill(p *paper, l *nettest.Lab, containers []*nettest.Container) {
 	victim, from := l.Nodes[0], containers[0]
 	p.section("kill -9 of %s's daemon under UDP probes, 1000 a second, there and back", victim.Name)
 	probes := make(map[string]*nettest.Probe)
@@ -181,7 +181,7 @@ func kill(s *stage, p *paper, l *nettest.Lab, containers []*nettest.Container) {
 		count := p.paint(green, fmt.Sprintf("%d lost", got.Lost))
 		if got.Lost > 0 || len(got.Errors) > 0 {
 			count = p.paint(red, fmt.Sprintf("%d lost", got.Lost))
-			s.Errorf("%v", got)
+			p.fault(got)
 		}
 		p.line("  %s to %s  %-7s %6d sent  %6d answered  %s", from.Endpoint, targets[path].Endpoint, path, got.Sent, got.Sent-got.Lost, count)
 	}
