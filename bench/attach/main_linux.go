@@ -6,14 +6,13 @@
 package main
 
 import (
-	"errors"
 	"flag"
 	"fmt"
 	"os"
-	"os/exec"
-	"path/filepath"
 	"slices"
 	"time"
+
+	"github.com/fairlead-net/fairlead/nettest"
 )
 
 const (
@@ -25,7 +24,8 @@ func main() {
 	containers := flag.Int("containers", 200, "containers for each way")
 	group := flag.Int("group", 20, "containers attached or detached before it is another way's turn")
 	flag.Parse()
-	if err := measure(*containers, *group); err != nil {
+	err := nettest.OnStage("bench-attach", func(s *nettest.Stage) error { return measure(s, *containers, *group) })
+	if err != nil {
 		fmt.Fprintln(os.Stderr, "bench-attach:", err)
 		os.Exit(1)
 	}
@@ -44,32 +44,14 @@ type times struct {
 	attaches, frees []time.Duration
 }
 
-func measure(containers, group int) (err error) {
-	dir, err := os.MkdirTemp("", "fairlead-bench-")
-	if err != nil {
-		return err
-	}
-	defer os.RemoveAll(dir)
-	bin, err := binary(dir)
-	if err != nil {
-		return err
-	}
-	l := &lab{}
-	defer l.end()
-	defer func() {
-		if v := recover(); v != nil {
-			err = errors.Join(err, fmt.Errorf("lab: %v", v))
-		}
-	}()
+func measure(t nettest.T, containers, group int) error {
+	dir := nettest.NewDir(t, "")
+	binary := nettest.Binary(t, dir)
 	fmt.Fprintf(os.Stderr, "making %d containers\n", 3*containers)
-	ours, err := newAPI(l, bin, dir, containers)
-	if err != nil {
-		return err
-	}
 	all := []*times{
-		{name: "fairlead", way: ours},
-		{name: "ip commands", way: newCommands(l, containers)},
-		{name: "CNI ptp + host-local", way: newPlugins(l, dir, containers)},
+		{name: "fairlead", way: newAPI(t, binary, dir, containers)},
+		{name: "ip commands", way: newCommands(t, containers)},
+		{name: "CNI ptp + host-local", way: newPlugins(t, dir, containers)},
 	}
 	if err := run(all, containers, group); err != nil {
 		return err
@@ -78,45 +60,29 @@ func measure(containers, group int) (err error) {
 	return nil
 }
 
-// binary is the daemon to measure: the one that make has built, or a new one.
-func binary(dir string) (string, error) {
-	if bin := os.Getenv("BUILT"); bin != "" {
-		return bin, nil
+// run attaches everything, then detaches everything.
+func run(all []*times, containers, group int) error {
+	err := inGroups(all, containers, group, "attach", way.attach, func(t *times) *[]time.Duration { return &t.attaches })
+	if err != nil {
+		return err
 	}
-	bin := filepath.Join(dir, "fairlead")
-	if out, err := exec.Command("go", "build", "-o", bin, ".").CombinedOutput(); err != nil {
-		return "", fmt.Errorf("build fairlead: %w: %s", err, out)
-	}
-	return bin, nil
+	return inGroups(all, containers, group, "detach", way.detach, func(t *times) *[]time.Duration { return &t.frees })
 }
 
-// run attaches everything, then detaches everything; who begins changes with each group.
-func run(all []*times, containers, group int) error {
+// inGroups does one thing with every container and notes how long each took; who begins changes with each group.
+func inGroups(all []*times, containers, group int, verb string, do func(way, int) error, took func(*times) *[]time.Duration) error {
 	for from, turn := 0, 0; from < containers; from, turn = from+group, turn+1 {
 		for k := range all {
 			t := all[(turn+k)%len(all)]
 			for i := from; i < min(from+group, containers); i++ {
 				start := time.Now()
-				if err := t.way.attach(i); err != nil {
-					return fmt.Errorf("attach by %s: %w", t.name, err)
+				if err := do(t.way, i); err != nil {
+					return fmt.Errorf("%s by %s: %w", verb, t.name, err)
 				}
-				t.attaches = append(t.attaches, time.Since(start))
+				*took(t) = append(*took(t), time.Since(start))
 			}
 		}
-		fmt.Fprintf(os.Stderr, "attached %d\n", min(from+group, containers))
-	}
-	for from, turn := 0, 0; from < containers; from, turn = from+group, turn+1 {
-		for k := range all {
-			t := all[(turn+k)%len(all)]
-			for i := from; i < min(from+group, containers); i++ {
-				start := time.Now()
-				if err := t.way.detach(i); err != nil {
-					return fmt.Errorf("detach by %s: %w", t.name, err)
-				}
-				t.frees = append(t.frees, time.Since(start))
-			}
-		}
-		fmt.Fprintf(os.Stderr, "detached %d\n", min(from+group, containers))
+		fmt.Fprintf(os.Stderr, "%sed %d\n", verb, min(from+group, containers))
 	}
 	return nil
 }

@@ -6,7 +6,6 @@
 package main
 
 import (
-	"errors"
 	"flag"
 	"fmt"
 	"os"
@@ -14,6 +13,8 @@ import (
 	"time"
 
 	"golang.org/x/sys/unix"
+
+	"github.com/fairlead-net/fairlead/nettest"
 )
 
 const (
@@ -27,7 +28,8 @@ func main() {
 	rounds := flag.Int("rounds", 15, "rounds; each way has its turn in each")
 	dir := flag.String("dir", os.TempDir(), "where the stores are: a directory on a real disk")
 	flag.Parse()
-	if err := measure(*rounds, *dir); err != nil {
+	err := nettest.OnStage("bench-ipam", func(s *nettest.Stage) error { return measure(s, *rounds, *dir) })
+	if err != nil {
 		fmt.Fprintln(os.Stderr, "bench-ipam:", err)
 		os.Exit(1)
 	}
@@ -49,20 +51,9 @@ type line struct {
 	times
 }
 
-func measure(rounds int, dir string) (err error) {
-	dir, err = os.MkdirTemp(dir, "fairlead-bench-")
-	if err != nil {
-		return err
-	}
-	defer os.RemoveAll(dir)
-	l := &lab{}
-	defer l.end()
-	defer func() {
-		if v := recover(); v != nil {
-			err = errors.Join(err, fmt.Errorf("lab: %v", v))
-		}
-	}()
-	lines, err := newLines(l, dir)
+func measure(t nettest.T, rounds int, parent string) error {
+	dir := nettest.NewDir(t, parent)
+	lines, err := newLines(t, dir)
 	if err != nil {
 		return err
 	}

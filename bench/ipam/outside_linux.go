@@ -1,17 +1,11 @@
 package main
 
 import (
-	"bufio"
-	"bytes"
-	"encoding/json"
 	"fmt"
-	"io"
-	"net"
 	"net/http"
 	"os"
 	"os/exec"
 	"path/filepath"
-	"slices"
 	"strings"
 	"time"
 
@@ -23,48 +17,20 @@ const (
 	outside   = 20 // leases in a round of ways that run processes or ask one
 )
 
-// lab is what nettest needs to know of its surroundings, outside a test.
-type lab struct{ undo []func() }
-
-func (l *lab) Helper()             {}
-func (l *lab) Name() string        { return "bench-ipam" }
-func (l *lab) Logf(string, ...any) {}
-func (l *lab) Failed() bool        { return false }
-func (l *lab) Cleanup(f func())    { l.undo = append(l.undo, f) }
-
-// Fatalf gives up; measure turns it into an error.
-func (l *lab) Fatalf(format string, args ...any) { panic(fmt.Sprintf(format, args...)) }
-
-func (l *lab) end() {
-	for _, f := range slices.Backward(l.undo) {
-		f()
-	}
-}
-
-// socket asks a real daemon, on a host of its own, over one connection, and waits on it without net/http's goroutines:
-// what a client costs is not the daemon's.
+// socket asks a real daemon, on a host of its own.
 type socket struct {
-	conn      net.Conn
-	answers   *bufio.Reader
+	*nettest.API
 	addresses [outside]string
 }
 
-func newSocket(l *lab, dir string) (*socket, error) {
-	bin, err := binary(dir)
-	if err != nil {
-		return nil, err
-	}
-	node := nettest.NewLab(l, nettest.LabOptions{Binary: bin, Nodes: []string{"n1"}, Dir: dir}).Node("n1")
+func newSocket(t nettest.T, dir string) (*socket, error) {
+	binary := nettest.Binary(t, dir)
+	node := nettest.NewLab(t, nettest.LabOptions{Binary: binary, Nodes: []string{"n1"}, Dir: dir}).Node("n1")
 	node.WriteConfig(fmt.Sprintf("[node]\nstate_dir = %q\nrun_dir = %q\n[[pool]]\nname = \"default\"\ncidr = \"10.88.0.0/16\"\n"+
 		"block = \"10.88.0.0/22\"\nreuse_delay = \"1ms\"\n", node.StateDir(), node.RunDir()))
 	node.Start()
 	node.WaitReady(readyTime)
-	conn, err := net.Dial("unix", node.Socket())
-	if err != nil {
-		return nil, err
-	}
-	l.Cleanup(func() { _ = conn.Close() })
-	s := &socket{conn: conn, answers: bufio.NewReader(conn)}
+	s := &socket{API: nettest.NewAPI(t, node.Socket())}
 	for i := range held {
 		if _, err := s.lease(owner("held", i)); err != nil {
 			return nil, err
@@ -73,50 +39,10 @@ func newSocket(l *lab, dir string) (*socket, error) {
 	return s, nil
 }
 
-// binary is the daemon to measure: the one that make has built, or a new one.
-func binary(dir string) (string, error) {
-	if bin := os.Getenv("BUILT"); bin != "" {
-		return bin, nil
-	}
-	bin := filepath.Join(dir, "fairlead")
-	if out, err := exec.Command("go", "build", "-o", bin, ".").CombinedOutput(); err != nil {
-		return "", fmt.Errorf("build fairlead: %w: %s", err, out)
-	}
-	return bin, nil
-}
-
 func (s *socket) lease(owner string) (address string, err error) {
 	var got struct{ Address string }
-	err = s.call(http.MethodPost, "/v1/leases", map[string]string{"owner": owner}, &got)
+	err = s.Call(http.MethodPost, "leases", map[string]string{"owner": owner}, &got)
 	return got.Address, err
-}
-
-func (s *socket) call(method, path string, body, into any) error {
-	text, err := json.Marshal(body)
-	if err != nil {
-		return err
-	}
-	req, err := http.NewRequest(method, "http://fairlead"+path, bytes.NewReader(text))
-	if err != nil {
-		return err
-	}
-	req.Header.Set("Content-Type", "application/json")
-	if err := req.Write(s.conn); err != nil {
-		return err
-	}
-	res, err := http.ReadResponse(s.answers, req)
-	if err != nil {
-		return err
-	}
-	defer res.Body.Close()
-	answer, err := io.ReadAll(res.Body)
-	if err != nil {
-		return err
-	}
-	if res.StatusCode >= http.StatusBadRequest {
-		return fmt.Errorf("%s %s: %s: %s", method, path, res.Status, answer)
-	}
-	return json.Unmarshal(answer, into)
 }
 
 func (s *socket) round(t *times) error {
@@ -126,7 +52,7 @@ func (s *socket) round(t *times) error {
 			return err
 		},
 		func(i int) error {
-			return s.call(http.MethodDelete, "/v1/leases/"+s.addresses[i]+"?owner="+owner("caller", i), nil, &struct{}{})
+			return s.Call(http.MethodDelete, "leases/"+s.addresses[i]+"?owner="+owner("caller", i), nil, &struct{}{})
 		})
 }
 

@@ -13,6 +13,7 @@ import (
 	"go.etcd.io/bbolt"
 
 	"github.com/fairlead-net/fairlead/ipam"
+	"github.com/fairlead-net/fairlead/nettest"
 	"github.com/fairlead-net/fairlead/store"
 )
 
@@ -23,20 +24,20 @@ const (
 )
 
 // newLines are all ways, in the order of the report.
-func newLines(l *lab, dir string) ([]line, error) {
-	bare, err := newBare(l, filepath.Join(dir, "bare.db"))
+func newLines(t nettest.T, dir string) ([]line, error) {
+	bare, err := newBare(t, filepath.Join(dir, "bare.db"))
 	if err != nil {
 		return nil, err
 	}
-	one, err := newLedger(l, filepath.Join(dir, "one", "fairlead.db"))
+	one, err := newLedger(t, filepath.Join(dir, "one", "fairlead.db"))
 	if err != nil {
 		return nil, err
 	}
-	crowd, err := newLedger(l, filepath.Join(dir, "many", "fairlead.db"))
+	crowd, err := newLedger(t, filepath.Join(dir, "many", "fairlead.db"))
 	if err != nil {
 		return nil, err
 	}
-	socket, err := newSocket(l, dir)
+	socket, err := newSocket(t, dir)
 	if err != nil {
 		return nil, err
 	}
@@ -80,12 +81,12 @@ type bare struct {
 	record []byte
 }
 
-func newBare(l *lab, path string) (*bare, error) {
+func newBare(t nettest.T, path string) (*bare, error) {
 	db, err := bbolt.Open(path, 0o600, nil)
 	if err != nil {
 		return nil, err
 	}
-	l.Cleanup(func() { _ = db.Close() })
+	t.Cleanup(func() { _ = db.Close() })
 	record, err := json.Marshal(ipam.Lease{
 		Address: netip.MustParseAddr("10.88.0.100"), Owner: owner("caller", 0), Pool: "default",
 		Policy: ipam.PolicyEndpoint, Since: time.Now().UTC(),
@@ -121,12 +122,12 @@ func (b *bare) round(t *times) error {
 }
 
 // newLedger is a ledger as the daemon has it.
-func newLedger(l *lab, path string) (*ipam.Ledger, error) {
+func newLedger(t nettest.T, path string) (*ipam.Ledger, error) {
 	db, err := store.Open(context.Background(), path, store.Options{})
 	if err != nil {
 		return nil, err
 	}
-	l.Cleanup(func() { _ = db.Close() })
+	t.Cleanup(func() { _ = db.Close() })
 	ledger, err := ipam.NewLedger(db, time.Now)
 	if err != nil {
 		return nil, err

@@ -15,7 +15,6 @@ import (
 	"log/slog"
 	"net/netip"
 	"os"
-	"os/exec"
 	"path/filepath"
 	"slices"
 	"strconv"
@@ -48,7 +47,8 @@ func main() {
 	}
 	rounds := flag.Int("rounds", 5, "interleaved rounds")
 	flag.Parse()
-	if err := measure(*rounds); err != nil {
+	err := nettest.OnStage("bench-scale", func(s *nettest.Stage) error { return measure(s, *rounds) })
+	if err != nil {
 		fmt.Fprintln(os.Stderr, "bench-scale:", err)
 		os.Exit(1)
 	}
@@ -62,19 +62,16 @@ type round struct {
 	writes float64       // per route
 }
 
-func measure(rounds int) error {
-	dir, err := os.MkdirTemp("", "fairlead-bench-")
-	if err != nil {
-		return err
-	}
-	defer os.RemoveAll(dir)
-	bin := filepath.Join(dir, "fairlead")
-	if out, err := exec.Command("go", "build", "-o", bin, ".").CombinedOutput(); err != nil {
-		return fmt.Errorf("build fairlead: %w: %s", err, out)
-	}
+func measure(s *nettest.Stage, rounds int) error {
+	dir := nettest.NewDir(s, "")
+	binary := nettest.Binary(s, dir)
 	var all []round
 	for i := range rounds {
-		r, err := one(bin, filepath.Join(dir, strconv.Itoa(i)))
+		var r round
+		err := s.Part(func() (err error) {
+			r, err = one(s, binary, filepath.Join(dir, strconv.Itoa(i)))
+			return err
+		})
 		if err != nil {
 			return fmt.Errorf("round %d: %w", i+1, err)
 		}
@@ -116,26 +113,16 @@ func verdict(ok bool) string {
 }
 
 // one builds two hosts, starts the daemon, and lets the feeder announce.
-func one(bin, dir string) (r round, err error) {
-	lab := &lab{}
-	defer lab.end()
-	defer func() {
-		if v := recover(); v != nil {
-			err = fmt.Errorf("lab: %v", v)
-		}
-	}()
-	node, peer := nettest.NewHost(lab, "node"), nettest.NewHost(lab, "feeder")
-	nettest.Wire(lab, node, "eth0", peer, "eth0")
+func one(t nettest.T, binary, dir string) (r round, err error) {
+	node, peer := nettest.NewHost(t, "node"), nettest.NewHost(t, "feeder")
+	nettest.Wire(t, node, "eth0", peer, "eth0")
 	node.IP("addr add " + daemonAddr + "/24 dev eth0")
 	node.IP("route add default via 192.0.2.254")
 	peer.IP("addr add " + feederAddr + "/24 dev eth0")
 	if r.batch, err = batch(node, dir); err != nil {
 		return r, err
 	}
-	d, err := lab.daemon(node, bin, dir)
-	if err != nil {
-		return r, err
-	}
+	d := start(t, node, binary, dir)
 	ctx, cancel := context.WithTimeout(context.Background(), roundLimit)
 	defer cancel()
 	exe, err := os.Executable()
