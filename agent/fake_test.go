@@ -86,7 +86,53 @@ type world struct {
 	complete  bool
 	announced []bgp.Announcement
 	peers     []bgp.PeerStatus
+	told      bgp.Config // the peers in force
+	stubborn  error      // of new peers
+	blind     error      // of a look at the underlay
 	rib, news chan struct{}
+
+	clock clock
+	log   slog.Handler
+}
+
+// clock is the agent's. It goes by itself until it is stopped. What interrupt is given happens in the midst of what the
+// agent does when it next looks at the clock.
+type clock struct {
+	mu      sync.Mutex
+	stopped time.Time
+	first   func()
+}
+
+func (c *clock) now() time.Time {
+	c.mu.Lock()
+	first := c.first
+	c.first = nil
+	c.mu.Unlock()
+	if first != nil {
+		first()
+	}
+	c.mu.Lock()
+	defer c.mu.Unlock()
+	if c.stopped.IsZero() {
+		return time.Now()
+	}
+	return c.stopped
+}
+
+// advance stops the clock, if it goes, and sets it forward.
+func (c *clock) advance(d time.Duration) {
+	c.mu.Lock()
+	defer c.mu.Unlock()
+	if c.stopped.IsZero() {
+		c.stopped = time.Now()
+	}
+	c.stopped = c.stopped.Add(d)
+}
+
+func (c *clock) interrupt(f func()) {
+	c.mu.Lock()
+	defer c.mu.Unlock()
+	c.first = f
 }
 
 func newWorld() *world {
@@ -98,6 +144,7 @@ func newWorld() *world {
 		complete: true,
 		rib:      make(chan struct{}, 1),
 		news:     make(chan struct{}, 1),
+		log:      slog.DiscardHandler,
 	}
 }
 
@@ -148,7 +195,14 @@ func (s speaker) Announce(all []bgp.Announcement) error {
 	s.announced = all
 	return nil
 }
-func (s speaker) SetPeers(bgp.Config) error { return nil }
+func (s speaker) SetPeers(cfg bgp.Config) error {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	if s.stubborn == nil {
+		s.told = cfg
+	}
+	return s.stubborn
+}
 func (s speaker) Peers() []bgp.PeerStatus {
 	s.mu.Lock()
 	defer s.mu.Unlock()
@@ -161,6 +215,9 @@ type beneath struct{ *world }
 func (b beneath) Underlay(context.Context, netip.Addr) (tunnel.Underlay, error) {
 	b.mu.Lock()
 	defer b.mu.Unlock()
+	if b.blind != nil {
+		return tunnel.Underlay{}, b.blind
+	}
 	return b.underlay, nil
 }
 
@@ -250,18 +307,27 @@ func prepare(t testing.TB, w *world, cfg agent.Config, src agent.Source) *agent.
 	if err != nil {
 		t.Fatal(err)
 	}
+	t.Cleanup(func() { _ = db.Close() })
+	return prepareOn(t, db, w, cfg, src)
+}
+
+// prepareOn is prepare for a store that is open already.
+func prepareOn(t testing.TB, db *store.DB, w *world, cfg agent.Config, src agent.Source) *agent.Agent {
+	t.Helper()
+	if err := (speaker{w}).SetPeers(cfg.BGP); err != nil {
+		t.Fatal(err)
+	}
 	ledger, err := ipam.NewLedger(db, time.Now)
 	if err != nil {
 		t.Fatal(err)
 	}
 	a, err := agent.New(cfg, agent.Rooms{
 		DB: db, Ledger: ledger, Speaker: speaker{w}, Underlay: beneath{w}, Kernel: w.kernel(), Source: src,
-		Notify: func(string) {}, Log: slog.New(slog.DiscardHandler), Version: "test", Now: time.Now,
+		Notify: func(string) {}, Log: slog.New(w.log), Version: "test", Now: w.clock.now,
 	})
 	if err != nil {
 		t.Fatal(err)
 	}
-	t.Cleanup(func() { _ = db.Close() })
 	return a
 }
 
