@@ -3,7 +3,7 @@ package agent_test
 import (
 	"context"
 	"errors"
-	"log/slog"
+	"fmt"
 	"path/filepath"
 	"strings"
 	"sync"
@@ -11,7 +11,6 @@ import (
 	"time"
 
 	"github.com/fairlead-net/fairlead/agent"
-	"github.com/fairlead-net/fairlead/ipam"
 	"github.com/fairlead-net/fairlead/nettest"
 	"github.com/fairlead-net/fairlead/store"
 )
@@ -24,18 +23,8 @@ func live(t *testing.T, w *world, path string, use func(a *agent.Agent, ended <-
 		t.Fatal(err)
 	}
 	defer db.Close()
-	ledger, err := ipam.NewLedger(db, time.Now)
-	if err != nil {
-		t.Fatal(err)
-	}
 	cfg := config("10.88.1.0/24")
-	a, err := agent.New(cfg, agent.Rooms{
-		DB: db, Ledger: ledger, Speaker: speaker{w}, Underlay: beneath{w}, Kernel: w.kernel(), Source: &source{cfg: cfg},
-		Notify: func(string) {}, Log: slog.New(slog.DiscardHandler), Version: "test", Now: time.Now,
-	})
-	if err != nil {
-		t.Fatal(err)
-	}
+	a := prepareOn(t, db, w, cfg, &source{cfg: cfg})
 	ctx, stop := context.WithCancel(t.Context())
 	ended := make(chan error, 1)
 	var running sync.WaitGroup
@@ -87,4 +76,55 @@ func TestAnUninstallThatWasCutShortIsFinishedByTheNextLife(t *testing.T) {
 			t.Errorf("%d addresses are still leased", u)
 		}
 	})
+}
+
+// TestUninstallNeedsNoUnderlay: that the address is not there any more may be why fairlead is to go.
+func TestUninstallNeedsNoUnderlay(t *testing.T) {
+	for _, anew := range []bool{false, true} {
+		t.Run(fmt.Sprintf("daemon started without it %t", anew), func(t *testing.T) {
+			w, path := newWorld(), filepath.Join(t.TempDir(), "fairlead.db")
+			w.hear(route("10.88.2.0/24", "192.0.2.2"), route("10.88.3.0/24", "198.51.100.3"))
+			box := nettest.NewHost(t, "box")
+			unplug := func() {
+				w.mu.Lock()
+				defer w.mu.Unlock()
+				w.blind, w.complete, w.heard = errors.New("no interface has 192.0.2.1"), false, nil
+			}
+			uninstall := func(a *agent.Agent, ended <-chan error) {
+				ctx, stop := context.WithTimeout(t.Context(), 5*time.Second)
+				defer stop()
+				done, err := a.Uninstall(ctx)
+				if err != nil || done.Removed == 0 {
+					t.Fatalf("uninstall: %+v, %v", done, err)
+				}
+				if err := <-ended; !errors.Is(err, agent.ErrUninstalled) {
+					t.Errorf("the daemon ends with %v", err)
+				}
+				if all, err := a.Endpoints(); err != nil || len(all) != 0 {
+					t.Errorf("endpoints that are still known: %v %v", all, err)
+				}
+			}
+			live(t, w, path, func(a *agent.Agent, ended <-chan error) {
+				if _, _, err := a.Attach(t.Context(), agent.AttachRequest{Name: "web", NetNS: box.Path}); err != nil {
+					t.Fatal(err)
+				}
+				for _, row := range []string{"device flvxlan", "endpoint fl", "route 10.88.3.0/24", "rule ", "announce "} {
+					if text := w.text(); !strings.Contains(text, row) {
+						t.Fatalf("no %s in\n%s", row, text)
+					}
+				}
+				if unplug(); !anew {
+					uninstall(a, ended)
+				}
+			})
+			if anew {
+				live(t, w, path, uninstall)
+			}
+			for line := range strings.Lines(w.text()) {
+				if !strings.HasPrefix(line, "sysctl ") || !strings.HasSuffix(line, " -> 0\n") { // what they were before us
+					t.Errorf("left in the kernel: %s", line)
+				}
+			}
+		})
+	}
 }
