@@ -54,7 +54,7 @@ plain: build ## the other tests: commands, config, stories of whole hosts
 	CGO_ENABLED=0 BUILT=$(CURDIR)/bin/fairlead go test -p 1 -count=1 -timeout $(TEST_TIMEOUT) $(PLAIN)
 
 fuzz: ## each fuzz target for FUZZ_INPUTS inputs
-	@set -e; for dir in $$(grep -rl --include='*_test.go' '^func Fuzz' . | xargs -r -n 1 dirname | sort -u); do \
+	@set -e; for dir in $$(grep -rl --include='*_test.go' --exclude-dir=bin '^func Fuzz' . | xargs -r -n 1 dirname | sort -u); do \
 	  list=$$(go test -list '^Fuzz' $$dir); \
 	  for target in $$(echo "$$list" | grep '^Fuzz'); do \
 	    echo "$$dir: $$target"; \
@@ -114,8 +114,8 @@ install: bin/fairlead bin/completion.bash bin/completion.zsh bin/completion.fish
 ifeq ($(DESTDIR),)
 	if command -v systemd-sysusers >/dev/null; then systemd-sysusers $(LIBDIR)/sysusers.d/fairlead.conf; fi
 	if [ -d /run/systemd/system ]; then systemctl daemon-reload; fi
-	if [ -d /run/systemd/netif ] && command -v networkctl >/dev/null; then networkctl reload || true; fi
-	if [ -d /run/NetworkManager ]; then systemctl try-reload-or-restart NetworkManager || true; fi
+	@if systemctl is-active -q systemd-networkd 2>/dev/null; then networkctl reload || true; fi
+	@if [ -d /run/NetworkManager ]; then systemctl try-reload-or-restart NetworkManager || true; fi
 	@echo "installed; now: fairlead doctor, then: systemctl enable --now fairlead"
 endif
 
