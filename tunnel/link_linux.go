@@ -104,8 +104,12 @@ func waits(err error) error {
 	return err
 }
 
-// link reads one interface; the error is ENODEV when there is none of the name.
+// link reads one interface; the error is ENODEV when there is none of the name. That is asked first, since the answer
+// takes no lock, while a reading waits for whoever changes any link of the whole machine.
 func (k *Kernel) link(ctx context.Context, name string) (l link, err error) {
+	if _, err := k.links().index(name); err != nil {
+		return l, err
+	}
 	req := nl.NewNetlinkRequest(unix.RTM_GETLINK, 0)
 	req.AddData(nl.NewIfInfomsg(unix.AF_UNSPEC))
 	req.AddData(nl.NewRtAttr(unix.IFLA_EXT_MASK, nl.Uint32Attr(skipStats)))

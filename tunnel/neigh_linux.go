@@ -3,7 +3,6 @@ package tunnel
 import (
 	"context"
 	"encoding/binary"
-	"errors"
 	"fmt"
 	"net/netip"
 
@@ -72,28 +71,25 @@ func (t *Neighbours) Apply(ctx context.Context, puts map[NeighKey]MAC, deletes [
 func (t *FDB) List(ctx context.Context) (map[FDBKey]netip.Addr, error) {
 	have := make(map[FDBKey]netip.Addr)
 	for _, dev := range []string{Device4, Device6} {
-		l, err := t.k.link(ctx, dev)
-		if errors.Is(err, unix.ENODEV) {
-			continue
-		}
+		index, err := t.k.links().index(dev)
 		if err != nil {
-			return nil, fmt.Errorf("read link %s: %w", dev, err)
+			continue // there is none
 		}
-		if err := t.read(ctx, l, have); err != nil {
+		if err := t.read(ctx, dev, index, have); err != nil {
 			return nil, fmt.Errorf("read forwarding entries of %s: %w", dev, err)
 		}
 	}
 	return have, nil
 }
 
-func (t *FDB) read(ctx context.Context, l link, have map[FDBKey]netip.Addr) error {
+func (t *FDB) read(ctx context.Context, dev string, index int, have map[FDBKey]netip.Addr) error {
 	req := nl.NewNetlinkRequest(unix.RTM_GETNEIGH, 0)
 	// In a strict request for forwarding entries this index filters by device.
-	req.AddData(&neighbour{family: unix.AF_BRIDGE, index: l.index})
+	req.AddData(&neighbour{family: unix.AF_BRIDGE, index: index})
 	return t.k.conn.dump(ctx, req, func() {}, func(body []byte) {
 		n := parseNeighbour(body)
-		if n.index == l.index && n.state&unix.NUD_PERMANENT != 0 {
-			have[FDBKey{l.name, n.mac}] = n.ip
+		if n.index == index && n.state&unix.NUD_PERMANENT != 0 {
+			have[FDBKey{dev, n.mac}] = n.ip
 		}
 	})
 }
