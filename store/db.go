@@ -46,6 +46,7 @@ type DB struct {
 	revision atomic.Uint64
 	tally    map[string]tally // of the last commit; the leader's
 	queue    queue
+	unsure   chan struct{} // closed once down is ErrUnsure
 
 	mu   sync.Mutex
 	down error // ErrClosed or ErrUnsure, once it is so
@@ -68,7 +69,7 @@ func openSchema(ctx context.Context, path string, o Options, s schema) (*DB, err
 	if err != nil {
 		return nil, fmt.Errorf("open store %s: %w", path, err)
 	}
-	db := &DB{bolt: bolt, path: path}
+	db := &DB{bolt: bolt, path: path, unsure: make(chan struct{})}
 	if err := db.begin(ctx, s); err != nil {
 		return nil, fmt.Errorf("open store %s: %w", path, errors.Join(err, bolt.Close()))
 	}
@@ -126,6 +127,10 @@ func (db *DB) Revision() uint64 { return db.revision.Load() }
 // NodeUUID is the identity of this node: made once, together with the file.
 func (db *DB) NodeUUID() uuid.UUID { return db.node }
 
+// Unsure is closed when the outcome of a commit, anyone's, became unknown: from then on every call returns ErrUnsure. A
+// store that was closed before stays closed, and this channel open.
+func (db *DB) Unsure() <-chan struct{} { return db.unsure }
+
 func (db *DB) failed() error {
 	db.mu.Lock()
 	defer db.mu.Unlock()
@@ -135,7 +140,11 @@ func (db *DB) failed() error {
 func (db *DB) fail(err error) {
 	db.mu.Lock()
 	defer db.mu.Unlock()
-	if db.down == nil {
-		db.down = err
+	if db.down != nil {
+		return
+	}
+	db.down = err
+	if errors.Is(err, ErrUnsure) {
+		close(db.unsure)
 	}
 }

@@ -26,7 +26,15 @@ func putFour(path string) error {
 		key := strconv.Itoa(i)
 		err := db.Update(context.Background(), func(tx *store.Tx) error { return fruits().Put(tx, key, fruit{key, i}) })
 		seen := db.View(func(tx *store.Tx) error { return nil })
+		warned := false
+		select {
+		case <-db.Unsure():
+			warned = true
+		default:
+		}
 		switch {
+		case warned != errors.Is(seen, store.ErrUnsure):
+			fmt.Println(key, "odd: warned", warned, seen)
 		case err == nil && seen == nil:
 			fmt.Println(key, "ok")
 		case errors.Is(err, store.ErrUnsure) && errors.Is(seen, store.ErrUnsure):
