@@ -20,18 +20,28 @@ func (l *Ledger) Release(ctx context.Context, owner string) ([]Lease, error) {
 // ReleaseWith is Release, and what fn writes goes into the same commit: both are on the disk, or neither. fn can run
 // more than once, perhaps on another goroutine, and must not call the ledger; its error keeps the leases.
 func (l *Ledger) ReleaseWith(ctx context.Context, owner string, fn func(*store.Tx) error) ([]Lease, error) {
-	leases, err := l.release(ctx, owner, fn, func(e *entry) bool { return e.Policy == PolicyEndpoint })
+	leases, err := l.release(ctx, []string{owner}, fn, ofEndpoint)
 	if err != nil {
 		return nil, fmt.Errorf("release the addresses of %q: %w", owner, err)
 	}
 	return leases, nil
 }
 
+// ReleaseAll is ReleaseWith for many owners in one commit.
+func (l *Ledger) ReleaseAll(ctx context.Context, owners []string, fn func(*store.Tx) error) error {
+	if _, err := l.release(ctx, owners, fn, ofEndpoint); err != nil {
+		return fmt.Errorf("release the addresses of %d owners: %w", len(owners), err)
+	}
+	return nil
+}
+
+func ofEndpoint(e *entry) bool { return e.Policy == PolicyEndpoint }
+
 // ReleaseAddress ends the owner's lease of one address, whatever its policy. That nobody holds it is success; that
 // somebody else does is ErrTaken.
 func (l *Ledger) ReleaseAddress(ctx context.Context, owner string, a netip.Addr) error {
 	a = a.Unmap()
-	leases, err := l.release(ctx, owner, nil, func(e *entry) bool { return e.Address == a })
+	leases, err := l.release(ctx, []string{owner}, nil, func(e *entry) bool { return e.Address == a })
 	if err == nil && len(leases) == 0 {
 		err = l.notTaken(a)
 	}
@@ -57,14 +67,18 @@ type parting struct {
 	forget  []*rest // old rests that make room
 }
 
-// release ends the leases of owner that end chooses. Until the disk knows, nobody else can have their addresses.
-func (l *Ledger) release(ctx context.Context, owner string, fn func(*store.Tx) error, end func(*entry) bool) ([]Lease, error) {
-	free, err := l.seize(ctx, []string{ownerKey(owner)}, nil)
+// release ends the leases of owners that end chooses. Until the disk knows, nobody else can have their addresses.
+func (l *Ledger) release(ctx context.Context, owners []string, fn func(*store.Tx) error, end func(*entry) bool) ([]Lease, error) {
+	keys := make([]string, len(owners))
+	for i, owner := range owners {
+		keys[i] = ownerKey(owner)
+	}
+	free, err := l.seize(ctx, keys, nil)
 	if err != nil {
 		return nil, err
 	}
 	defer free()
-	p := l.part(owner, end)
+	p := l.part(owners, end)
 	if len(p.entries) == 0 && fn == nil {
 		return nil, nil
 	}
@@ -87,13 +101,15 @@ func (l *Ledger) release(ctx context.Context, owner string, fn func(*store.Tx) e
 	return leases, nil
 }
 
-func (l *Ledger) part(owner string, end func(*entry) bool) parting {
+func (l *Ledger) part(owners []string, end func(*entry) bool) parting {
 	l.mu.Lock()
 	defer l.mu.Unlock()
 	var p parting
-	for _, e := range l.owners[owner] {
-		if end(e) {
-			p.entries = append(p.entries, e)
+	for _, owner := range owners {
+		for _, e := range l.owners[owner] {
+			if end(e) {
+				p.entries = append(p.entries, e)
+			}
 		}
 	}
 	slices.SortFunc(p.entries, func(a, b *entry) int { return a.Address.Compare(b.Address) })
@@ -101,7 +117,7 @@ func (l *Ledger) part(owner string, end func(*entry) bool) parting {
 	for _, e := range p.entries {
 		l.seq++
 		e.state = leaving
-		p.rests = append(p.rests, &rest{Address: e.Address, Owner: owner, Pool: e.Pool, Freed: now, Seq: l.seq})
+		p.rests = append(p.rests, &rest{Address: e.Address, Owner: e.Owner, Pool: e.Pool, Freed: now, Seq: l.seq})
 		p.forget = append(p.forget, overdue(l.shelfAt(e.Address), maxRests, now)...)
 		p.forget = append(p.forget, overdue(l.limbo, 0, now)...)
 	}
