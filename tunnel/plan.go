@@ -92,6 +92,7 @@ func Plan(in Input) Rows {
 	r.own(in)
 	r.attached(in)
 	r.devices(in)
+	in.Hops = in.apart()
 	for _, m := range in.Remotes {
 		r.remote(in, m)
 	}

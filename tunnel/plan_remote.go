@@ -2,6 +2,7 @@ package tunnel
 
 import (
 	"cmp"
+	"maps"
 	"net/netip"
 	"slices"
 )
@@ -11,6 +12,36 @@ type way struct {
 	next  netip.Addr
 	encap Encap
 	hop   Hop
+}
+
+// apart is the next hops without those inside a block or a remote prefix, which then can not be reached.
+//
+// Such a next hop is found by the default route only until our own route covers it: the route would be put and taken away
+// for ever. The pools are not asked, because the underlay may lie in one.
+func (in Input) apart() map[netip.Addr]Hop {
+	covers := make(map[int]map[netip.Prefix]bool) // by length, so that a look takes one step for each length in use
+	add := func(p netip.Prefix) {
+		if covers[p.Bits()] == nil {
+			covers[p.Bits()] = make(map[netip.Prefix]bool)
+		}
+		covers[p.Bits()][p.Masked()] = true
+	}
+	for _, b := range in.Blocks {
+		add(b)
+	}
+	for _, m := range in.Remotes {
+		add(m.Prefix)
+	}
+	hops := maps.Clone(in.Hops)
+	maps.DeleteFunc(hops, func(nh netip.Addr, _ Hop) bool {
+		for bits, set := range covers {
+			if p, err := nh.Prefix(bits); err == nil && set[p] {
+				return true
+			}
+		}
+		return false
+	})
+	return hops
 }
 
 // remote plans the route to one prefix and everything that it stands on.

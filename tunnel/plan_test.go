@@ -141,6 +141,9 @@ func drawInput(t *rapid.T) tunnel.Input {
 		if rapid.Bool().Draw(t, "six") {
 			nh = netip.AddrFrom16([16]byte{0x20, 0x01, 0x0d, 0xb8, 15: byte(i + 2)})
 		}
+		if rapid.IntRange(0, 4).Draw(t, "liar") == 0 { // it lies in what may be a block or a prefix of the site
+			nh = netip.AddrFrom4([4]byte{10, 88, byte(i), 1})
+		}
 		nodes = append(nodes, nh)
 		in.Hops[nh] = tunnel.Hop{
 			Reachable: rapid.IntRange(0, 4).Draw(t, "reachable") > 0,
@@ -217,4 +220,43 @@ func TestPlanIsWhole(t *testing.T) {
 			t.Fatalf("%d paths of %d remotes", len(rows.Paths), len(in.Remotes))
 		}
 	})
+}
+
+// The routes of a plan do not change what it was made from: where they lead to a next hop, the kernel calls it
+// unreachable from then on, and the next plan must be the same.
+func TestPlanStandsOnItsOwnRoutes(t *testing.T) {
+	rapid.Check(t, func(t *rapid.T) {
+		in := drawInput(t)
+		first := readable(in)
+		routes := tunnel.Plan(in).Routes
+		maps.DeleteFunc(in.Hops, func(nh netip.Addr, _ tunnel.Hop) bool {
+			for k := range routes {
+				if k.Table == tunnel.Main && k.Prefix.Contains(nh) {
+					return true
+				}
+			}
+			return false
+		})
+		if diff := gocmp.Diff(first, readable(in)); diff != "" {
+			t.Fatalf("the plan does not stand:\n%s", diff)
+		}
+	})
+}
+
+// BenchmarkPlan plans a site of 1,000 peers, their prefixes of three lengths.
+func BenchmarkPlan(b *testing.B) {
+	in := tunnel.Input{
+		Config:   tunnel.Config{Mode: tunnel.ModeAuto, VNI: 88, Port: 4789},
+		Underlay: tunnel.Underlay{Dev: "uplink", MTU: 1500, Address: addr("192.0.2.1")},
+		Hops:     make(map[netip.Addr]tunnel.Hop),
+	}
+	for i := range 1000 {
+		nh := netip.AddrFrom4([4]byte{198, 18, byte(i >> 8), byte(i)})
+		in.Hops[nh] = tunnel.Hop{Reachable: true, Dev: "uplink", MTU: 1500}
+		p := netip.PrefixFrom(netip.AddrFrom4([4]byte{10, byte(i >> 8), byte(i), 0}), 24+i%3)
+		in.Remotes = append(in.Remotes, tunnel.Remote{Prefix: p, NextHops: []netip.Addr{nh}})
+	}
+	for b.Loop() {
+		tunnel.Plan(in)
+	}
 }
