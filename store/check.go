@@ -11,13 +11,14 @@ import (
 	"runtime/metrics"
 	"slices"
 	"strings"
+	"syscall"
 	"time"
 
 	"go.etcd.io/bbolt"
 )
 
 const (
-	checkTimeout = time.Minute // far more than the largest sound file needs; damage can make bbolt go in circles
+	checkTimeout = time.Minute // far more than the largest sound file needs
 	checkOutput  = 64 << 10    // of what the child says, the bytes that are kept
 	checkMemory  = 128 << 20   // bytes beside the size of the file; damage can make bbolt ask for ever more
 	checkPause   = 20 * time.Millisecond
@@ -47,7 +48,7 @@ func examine(ctx context.Context, path string, o Options) error {
 		return damaged(errors.New("it is empty"))
 	}
 	if len(o.Check) > 0 {
-		return verifyApart(ctx, path, o.Check)
+		return verifyApart(ctx, path, o.Check, checkTimeout)
 	}
 	if err := Verify(path); err != nil {
 		return damaged(err)
@@ -55,9 +56,10 @@ func examine(ctx context.Context, path string, o Options) error {
 	return nil
 }
 
-// verifyApart has a child process run Verify.
-func verifyApart(ctx context.Context, path string, argv []string) error {
-	limited, cancel := context.WithTimeout(ctx, checkTimeout)
+// verifyApart has a child process run Verify. What keeps the child from an answer is no finding: ErrCorrupt would have
+// `run --recover` set a sound file aside.
+func verifyApart(ctx context.Context, path string, argv []string, limit time.Duration) error {
+	limited, cancel := context.WithTimeout(ctx, limit)
 	defer cancel()
 	argv = append(slices.Clone(argv), path)
 	child := exec.CommandContext(limited, argv[0], argv[1:]...)
@@ -70,15 +72,36 @@ func verifyApart(ctx context.Context, path string, argv []string) error {
 		return nil
 	case ctx.Err() != nil:
 		return fmt.Errorf("check: %w", ctx.Err())
-	case limited.Err() != nil:
-		return damaged(fmt.Errorf("its examination did not end within %s", checkTimeout))
-	case errors.As(err, &died):
+	case errors.As(err, &died) && byDamage(died):
 		if line := cause(string(said)); line != "" {
 			return damaged(errors.New(line))
 		}
 		return damaged(died)
+	case limited.Err() != nil:
+		return unchecked(fmt.Errorf("it did not end within %s", limit))
+	case died != nil:
+		return unchecked(fmt.Errorf("it was ended from outside: %w", died))
 	}
 	return fmt.Errorf("check by %s: %w", argv[0], err)
+}
+
+// byDamage tells a child that ended by what is in the file, a panic included, from one that something else ended: the
+// OOM killer, an operator, our own limit.
+func byDamage(died *exec.ExitError) bool {
+	status, ok := died.Sys().(syscall.WaitStatus)
+	if !ok || !status.Signaled() {
+		return true
+	}
+	switch status.Signal() {
+	case syscall.SIGBUS, syscall.SIGSEGV, syscall.SIGABRT: // the last is a panic under GOTRACEBACK=crash
+		return true
+	}
+	return false
+}
+
+// unchecked says that nobody knows whether the store is damaged, and what to do about it.
+func unchecked(why error) error {
+	return fmt.Errorf("its check could not be made: %w (the file was not changed; try again)", why)
 }
 
 // damaged says that the store is, and what to do about it.

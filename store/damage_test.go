@@ -11,6 +11,7 @@ import (
 	"path/filepath"
 	"strings"
 	"testing"
+	"time"
 
 	"github.com/google/go-cmp/cmp"
 	"golang.org/x/sys/unix"
@@ -242,6 +243,51 @@ func TestCheckThatCanNotRunIsNoDamage(t *testing.T) {
 	o.Check = []string{"sh", "-c", "echo > " + begun + "; exec sleep 60"}
 	if _, err = store.Open(ctx, path, o); !errors.Is(err, context.Canceled) || errors.Is(err, store.ErrCorrupt) {
 		t.Errorf("canceled: %v", err)
+	}
+}
+
+// TestOnlyDamageIsCalledDamage has the check end in every way it can. `run --recover` sets the file aside after
+// ErrCorrupt, so what came over the check from outside must be told apart from what it met in the file.
+func TestOnlyDamageIsCalledDamage(t *testing.T) {
+	path := tempPath(t)
+	_ = open(t, path).Close()
+	image, err := os.ReadFile(path)
+	if err != nil {
+		t.Fatal(err)
+	}
+	shell := func(line string) []string { return []string{"sh", "-c", "ulimit -c 0; " + line} }
+	cases := []struct {
+		name    string
+		check   []string
+		limit   time.Duration
+		corrupt bool
+		says    string
+	}{
+		{"killed, as by the OOM killer", shell("kill -KILL $$"), time.Minute, false, "signal: killed"},
+		{"terminated", shell("echo reading >&2; kill -TERM $$"), time.Minute, false, "signal: terminated"},
+		{"over its time", shell("exec sleep 60"), 50 * time.Millisecond, false, "did not end within 50ms"},
+		{"its verdict", shell("echo cut off >&2; exit 1"), time.Minute, true, "cut off"},
+		{"panic", []string{os.Args[0], childPanics}, time.Minute, true, "panic: page 7"},
+		{"panic that dumps core", append([]string{"env", "GOTRACEBACK=crash"}, shell("exec "+os.Args[0]+" "+childPanics+" x")...), time.Minute, true, "panic: page 7"},
+		{"read beyond the end", shell("kill -BUS $$"), time.Minute, true, "signal: bus error"},
+		{"wild pointer", shell("kill -SEGV $$"), time.Minute, true, "signal: segmentation fault"},
+	}
+	for _, c := range cases {
+		t.Run(c.name, func(t *testing.T) {
+			err := store.VerifyApart(t.Context(), path, c.check, c.limit)
+			t.Log(err)
+			if err == nil || errors.Is(err, store.ErrCorrupt) != c.corrupt || !strings.Contains(err.Error(), c.says) {
+				t.Errorf("error %v, want corrupt %t and %q", err, c.corrupt, c.says)
+			}
+			advice := "try again"
+			if c.corrupt {
+				advice = "--recover"
+			}
+			if !strings.Contains(fmt.Sprint(err), advice) || strings.Contains(fmt.Sprint(err), "--recover") != c.corrupt {
+				t.Errorf("error %v does not advise %q", err, advice)
+			}
+			unchanged(t, path, image)
+		})
 	}
 }
 

@@ -18,6 +18,7 @@ const (
 	childVerify = "-child-verify" // examines the file
 	childPuts   = "-child-puts"   // makes a store and puts values, for faults to strike
 	childLock   = "-child-lock"   // holds the file open until its input ends
+	childPanics = "-child-panics" // does what bbolt does on damage
 )
 
 func TestMain(m *testing.M) {
@@ -29,6 +30,8 @@ func TestMain(m *testing.M) {
 			exit(putFour(os.Args[2]))
 		case childLock:
 			exit(holdLock(os.Args[2]))
+		case childPanics:
+			panic("page 7")
 		}
 	}
 	_ = os.Setenv("GORACE", "atexit_sleep_ms=0") // or each child with the race detector takes a second to end
