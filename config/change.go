@@ -15,14 +15,6 @@ type Change struct {
 	Restart bool   // takes effect only when the daemon is started anew
 }
 
-// String is a line for a person.
-func (c Change) String() string {
-	if c.Old == c.New {
-		return c.Key + ": " + c.What
-	}
-	return fmt.Sprintf("%s: %q -> %q", c.Key, c.Old, c.New)
-}
-
 // Changes are all settings that differ between two configs, sorted by key.
 type Changes []Change
 

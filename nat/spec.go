@@ -21,28 +21,6 @@ type Spec struct {
 	Proto    string     // "tcp", "udp", "sctp"
 }
 
-// String is the SPEC that gives this Spec again.
-func (s Spec) String() string {
-	var b strings.Builder
-	if s.HostIP.IsValid() {
-		if s.HostIP.Is6() {
-			fmt.Fprintf(&b, "[%s]:", s.HostIP)
-		} else {
-			fmt.Fprintf(&b, "%s:", s.HostIP)
-		}
-	}
-	switch {
-	case s.HostPort != 0 && s.HostLast != s.HostPort:
-		fmt.Fprintf(&b, "%d-%d:", s.HostPort, s.HostLast)
-	case s.HostPort != 0:
-		fmt.Fprintf(&b, "%d:", s.HostPort)
-	case s.HostIP.IsValid():
-		b.WriteString(":")
-	}
-	fmt.Fprintf(&b, "%d/%s", s.Port, s.Proto)
-	return b.String()
-}
-
 // ParseSpec reads a SPEC. A range of endpoint ports gives one Spec for each; a range of host ports beside one endpoint
 // port leaves the choice among them. Errors wrap ErrSpec.
 func ParseSpec(text string) ([]Spec, error) {
