@@ -5,13 +5,15 @@ import (
 	"errors"
 	"fmt"
 	"net/netip"
+	"slices"
 	"time"
 
 	api "github.com/osrg/gobgp/v3/api"
 )
 
 // SetPeers brings the sessions in line with cfg and touches only those that changed. What the whole speaker stands on
-// (its AS, identifier, address and port) can not change while it runs.
+// (its AS, identifier, address and port) can not change while it runs. On an error the old config stays in force: the
+// sessions that were changed by then are made anew by its terms.
 func (s *Speaker) SetPeers(cfg Config) error {
 	cfg = cfg.filled()
 	if err := cfg.check(); err != nil {
@@ -20,47 +22,79 @@ func (s *Speaker) SetPeers(cfg Config) error {
 	s.ops.Lock()
 	defer s.ops.Unlock()
 	s.mu.Lock()
-	old, open := s.cfg, s.open
+	old := s.cfg
 	s.mu.Unlock()
 	if cfg.ASN != old.ASN || cfg.RouterID != old.RouterID || cfg.Listen != old.Listen || cfg.Port != old.Port {
 		return errors.New("set peers: asn, router id, listen address and port need a restart")
 	}
-	gone, fresh := s.replace(cfg)
-	var errs []error
-	if open {
-		for _, t := range gone {
-			errs = append(errs, s.closeSession(t))
+	defer s.review()
+	changes := s.changes(cfg)
+	for i, c := range changes {
+		err := s.change(c)
+		if err == nil {
+			continue
 		}
-		for _, t := range fresh {
-			errs = append(errs, s.openSession(t, false))
+		for _, done := range slices.Backward(changes[:i+1]) {
+			err = errors.Join(err, s.change(done.undone()))
 		}
+		return err
 	}
-	s.review()
-	return errors.Join(errs...)
+	s.mu.Lock()
+	s.cfg = cfg
+	s.mu.Unlock()
+	return nil
 }
 
-// replace takes over the config and returns the terms of the sessions that are to end and to begin for it.
-func (s *Speaker) replace(cfg Config) (gone, fresh []terms) {
+// change is what becomes of the session with one neighbour. Terms are nil where there is none.
+type change struct {
+	address    netip.Addr
+	have, want *terms
+}
+
+func (c change) undone() change { return change{c.address, c.want, c.have} }
+
+// changes lists what leads to the config. New sessions come first: when one can not be opened, nothing else was touched.
+func (s *Speaker) changes(cfg Config) []change {
 	s.mu.Lock()
 	defer s.mu.Unlock()
-	s.cfg = cfg
-	want := make(map[netip.Addr]terms)
+	var added, altered, removed []change
+	wanted := make(map[netip.Addr]bool)
 	for _, t := range cfg.terms() {
-		want[t.Address] = t
+		wanted[t.Address] = true
+		p := s.sessions[t.Address]
+		switch {
+		case p == nil:
+			added = append(added, change{t.Address, nil, &t})
+		case p.terms != t:
+			have := p.terms
+			altered = append(altered, change{t.Address, &have, &t})
+		}
 	}
 	for a, p := range s.sessions {
-		if want[a] != p.terms {
-			gone = append(gone, p.terms)
-			delete(s.sessions, a)
+		if !wanted[a] {
+			have := p.terms
+			removed = append(removed, change{a, &have, nil})
 		}
 	}
-	for a, t := range want {
-		if s.sessions[a] == nil {
-			s.sessions[a] = newSession(t)
-			fresh = append(fresh, t)
-		}
+	return slices.Concat(added, altered, removed)
+}
+
+// change makes one of them. Before the first Announce there is nothing to close or to open yet.
+func (s *Speaker) change(c change) (err error) {
+	s.mu.Lock()
+	open := s.open
+	delete(s.sessions, c.address)
+	if c.want != nil {
+		s.sessions[c.address] = newSession(*c.want)
 	}
-	return gone, fresh
+	s.mu.Unlock()
+	if open && c.have != nil {
+		err = s.closeSession(*c.have)
+	}
+	if open && c.want != nil {
+		err = errors.Join(err, s.openSession(*c.want, false))
+	}
+	return err
 }
 
 func (s *Speaker) openSessions() (errs []error) {

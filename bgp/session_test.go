@@ -3,6 +3,7 @@ package bgp_test
 import (
 	"fmt"
 	"net"
+	"slices"
 	"strings"
 	"testing"
 	"time"
@@ -147,6 +148,66 @@ func TestSetPeersTouchesOnlyWhatChanged(t *testing.T) {
 	if e := c.do(command{SetPeers: &c.cfg}); !strings.Contains(e.Error, "need a restart") {
 		t.Errorf("another AS: %q", e.Error)
 	}
+}
+
+// TestPeersThatCanNotBeSetLeaveTheOldOnes has GoBGP refuse a neighbour whose link there is not, beside changes that it
+// would take and, the second time, has taken by then.
+func TestPeersThatCanNotBeSetLeaveTheOldOnes(t *testing.T) {
+	t.Parallel()
+	nodes := trio(t)
+	a, b, c := nodes[0], nodes[1], nodes[2]
+	for _, n := range nodes {
+		n.start(t)
+	}
+	c.until("has both", 6*time.Second, established)
+	since := map[string]time.Time{a.address: c.peer(a.address).Since, b.address: c.peer(b.address).Since}
+	untouched := func(what string, addresses ...string) {
+		t.Helper()
+		if e := c.now(); len(e.Peers) != 2 {
+			t.Errorf("%s: the peers are %+v", what, e.Peers)
+		}
+		for _, a := range addresses {
+			if got := c.peer(a); got.State != "established" || !got.Since.Equal(since[a]) {
+				t.Errorf("%s: the session is %+v", what, got)
+			}
+		}
+	}
+	refused := func(cfg bgp.Config) {
+		t.Helper()
+		for range 2 { // asked again, it fails again
+			if e := c.do(command{SetPeers: &cfg}); !strings.Contains(e.Error, "open session with fe80::9%gone0") {
+				t.Fatalf("error %q", e.Error)
+			}
+		}
+	}
+	old := c.cfg.Peers
+	const stranger = "fe80::9%gone0"
+	// Neither is the change of a made, nor the removal of b.
+	cfg := c.cfg
+	cfg.Peers = []bgp.PeerConfig{old[0], {Address: addr(stranger)}}
+	cfg.Peers[0].HoldTime = 6 * time.Second
+	refused(cfg)
+	untouched("one too many", a.address, b.address)
+
+	// A link that goes: the session over it can be removed, and not be opened again.
+	c.host.IP("link add gone0 type veth peer name gone1")
+	c.host.IP("link set gone0 up")
+	c.host.Sysctl("net/ipv6/conf/gone0/disable_ipv6", "0")
+	c.host.IP("addr add fe80::1/64 dev gone0 nodad")
+	cfg.Peers = append(slices.Clone(old), bgp.PeerConfig{Address: addr(stranger)})
+	c.setPeers(cfg)
+	c.host.IP("link del gone0")
+	cfg.Peers = slices.Clone(cfg.Peers)
+	cfg.Peers[0].HoldTime = 6 * time.Second
+	cfg.Peers[2].HoldTime = 6 * time.Second
+	refused(cfg)
+	if got := c.peer(b.address); got.State != "established" || !got.Since.Equal(since[b.address]) {
+		t.Errorf("the session that was not to change is %+v", got)
+	}
+	c.cfg.Peers = old
+	c.setPeers(c.cfg)
+	c.until("is as it was", 8*time.Second, func(e event) bool { return established(e) && c.sees(a) && c.sees(b) })
+	untouched("at the end", b.address)
 }
 
 func TestWrongASIsNamed(t *testing.T) {
