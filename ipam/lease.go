@@ -53,13 +53,8 @@ func (l *Ledger) LeaseWith(ctx context.Context, fn func(*store.Tx, []Lease) erro
 	return leases, nil
 }
 
-// Restore takes over leases that were found alive after the store was lost, all or none. They need not lie in a block:
-// what is in use is in use.
-func (l *Ledger) Restore(ctx context.Context, leases []Lease) error {
-	return l.RestoreWith(ctx, leases, nil)
-}
-
-// RestoreWith is Restore, and what fn writes goes into the same commit. fn follows the rules of LeaseWith.
+// RestoreWith takes over leases that were found alive after the store was lost, all or none. They need not lie in a
+// block: what is in use is in use. What fn writes goes into the same commit; it follows the rules of LeaseWith.
 func (l *Ledger) RestoreWith(ctx context.Context, leases []Lease, fn func(*store.Tx) error) error {
 	requests := make([]Request, len(leases))
 	for i, lease := range leases {

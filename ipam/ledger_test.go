@@ -142,7 +142,7 @@ func TestRestore(t *testing.T) {
 		{Address: addr("198.51.100.7"), Owner: "old", Pool: "gone", Policy: ipam.PolicyOwner, Since: since},
 	}
 	for range 2 {
-		if err := d.Restore(t.Context(), found); err != nil {
+		if err := d.RestoreWith(t.Context(), found, nil); err != nil {
 			t.Fatal(err)
 		}
 		d.restart(t)
@@ -158,7 +158,7 @@ func TestRestore(t *testing.T) {
 		{Address: addr("10.88.7.4")},
 		{Owner: "x"},
 	} {
-		if err := d.Restore(t.Context(), []ipam.Lease{{Address: addr("10.88.7.5"), Owner: "new"}, l}); err == nil {
+		if err := d.RestoreWith(t.Context(), []ipam.Lease{{Address: addr("10.88.7.5"), Owner: "new"}, l}, nil); err == nil {
 			t.Errorf("%+v was restored", l)
 		}
 	}
