@@ -84,19 +84,19 @@ func (l *ladder) read(ctx context.Context, t *tables) {
 func (l *ladder) apply(ctx context.Context, d desired, have tables, complete bool) *reconcile.Report {
 	early := func(dev string) bool { return !complete && tunnelled(dev) }
 	l.parameters.want = d.Sysctls
-	report := reconcile.Climb(ctx,
+	l.patrol.expect(d.endpoints)
+	defer l.patrol.settle()
+	return reconcile.Climb(ctx,
 		l.devices.Known(have.devices, d.Devices, func(name string, _ tunnel.Device) bool { return early(name) }),
 		l.sysctls.Rung(d.Sysctls, nil),
 		l.endpoints.Known(have.endpoints, d.endpoints, nil),
-		l.insides.Known(l.patrol.sound(d.endpoints), d.endpoints, nil),
+		l.insides.Rung(d.endpoints, nil),
 		l.neighbours.Known(have.neighbours, d.Neighbours, func(k tunnel.NeighKey, _ tunnel.MAC) bool { return early(k.Dev) }),
 		l.fdb.Known(have.fdb, d.FDB, func(k tunnel.FDBKey, _ netip.Addr) bool { return early(k.Dev) }),
 		l.routes.Known(have.routes, d.Routes, func(_ tunnel.RouteKey, r tunnel.Route) bool { return !complete && remote(r) }),
 		l.rules.Known(have.rules, d.Rules, func(netip.Prefix, tunnel.Rule) bool { return !complete }),
 		reconcile.Whole("announcement", func(context.Context) error { return l.speaker.Announce(d.announce) }),
 	)
-	l.patrol.expect(d.endpoints)
-	return report
 }
 
 // remote tells a route to another node from one to an endpoint of ours or a blackhole.

@@ -30,7 +30,9 @@ type patrol struct {
 	found   chan struct{} // poke: something has drifted
 
 	mu      sync.Mutex
-	rows    map[string]endpoint.Row // what the insides should be, as of the latest pass
+	rows    map[string]endpoint.Row // what the insides should be, as of the pass under way or else the latest
+	climbed map[string]endpoint.Row // the same as of the latest pass that has ended: these have been put
+	looking map[string]endpoint.Row // what is being inspected and nobody has changed meanwhile
 	drifted map[string]bool         // by host link
 }
 
@@ -81,11 +83,11 @@ func rest(ctx context.Context, d time.Duration) bool {
 // look notes which endpoints have drifted inside.
 func (p *patrol) look(ctx context.Context) {
 	p.mu.Lock()
-	rows := slices.Collect(maps.Values(p.rows))
+	links := slices.Collect(maps.Keys(p.rows))
 	p.mu.Unlock()
-	for group := range slices.Chunk(rows, patrolGroup) {
+	for group := range slices.Chunk(links, patrolGroup) {
 		begun := time.Now()
-		drifted, err := p.insides.Inspect(ctx, group)
+		drifted, err := p.insides.Inspect(ctx, p.take(group))
 		if err != nil && ctx.Err() == nil {
 			p.log.Warn("can not look into all namespaces", "error", err)
 		}
@@ -96,43 +98,62 @@ func (p *patrol) look(ctx context.Context) {
 	}
 }
 
-func (p *patrol) note(drifted []string) {
-	if len(drifted) == 0 {
-		return
-	}
+// take is what the insides of some host links should be now. Those that a pass is just changing are left out: half of
+// the old and half of the new would look like drift.
+func (p *patrol) take(links []string) []endpoint.Row {
 	p.mu.Lock()
-	for _, hostIf := range drifted {
-		p.drifted[hostIf] = true
+	defer p.mu.Unlock()
+	p.looking = make(map[string]endpoint.Row, len(links))
+	for _, hostIf := range links {
+		if r, wanted := p.rows[hostIf]; wanted && p.climbed[hostIf] == r {
+			p.looking[hostIf] = r
+		}
 	}
-	p.mu.Unlock()
-	poke(p.found)
+	return slices.Collect(maps.Values(p.looking))
 }
 
-// expect tells the patrol what the insides should be from now on.
+// note believes of an inspection only what is about rows that are still what they were when it began.
+func (p *patrol) note(drifted []string) {
+	p.mu.Lock()
+	defer p.mu.Unlock()
+	for _, hostIf := range drifted {
+		if _, same := p.looking[hostIf]; same {
+			p.drifted[hostIf] = true
+			poke(p.found)
+		}
+	}
+	p.looking = nil
+}
+
+// expect tells the patrol what a pass is about to make of the insides. What was found about rows that it changes is void:
+// they are put with their host links.
 func (p *patrol) expect(rows map[string]endpoint.Row) {
 	p.mu.Lock()
 	defer p.mu.Unlock()
+	maps.DeleteFunc(p.drifted, func(hostIf string, _ bool) bool {
+		r, wanted := rows[hostIf]
+		return !wanted || r != p.rows[hostIf]
+	})
+	maps.DeleteFunc(p.looking, func(hostIf string, r endpoint.Row) bool { return rows[hostIf] != r })
 	p.rows = rows
-	maps.DeleteFunc(p.drifted, func(hostIf string, _ bool) bool { _, ok := rows[hostIf]; return !ok })
 }
 
-// sound is rows less those that the latest look found drifted.
-func (p *patrol) sound(rows map[string]endpoint.Row) map[string]endpoint.Row {
+// settle tells the patrol that the pass has ended.
+func (p *patrol) settle() {
 	p.mu.Lock()
 	defer p.mu.Unlock()
-	have := maps.Clone(rows)
+	p.climbed = p.rows
+}
+
+// List shows what the pass expects, less what drifted. So nothing is ever pruned: the inside goes with the endpoint.
+func (p *patrol) List(context.Context) (map[string]endpoint.Row, error) {
+	p.mu.Lock()
+	defer p.mu.Unlock()
+	have := maps.Clone(p.rows)
 	for hostIf := range p.drifted {
 		delete(have, hostIf)
 	}
-	return have
-}
-
-// List shows what is expected, less what drifted.
-func (p *patrol) List(context.Context) (map[string]endpoint.Row, error) {
-	p.mu.Lock()
-	rows := p.rows
-	p.mu.Unlock()
-	return p.sound(rows), nil
+	return have, nil
 }
 
 // Put mends the inside of one endpoint.
@@ -143,6 +164,7 @@ func (p *patrol) Put(ctx context.Context, hostIf string, r endpoint.Row) error {
 	p.mu.Lock()
 	defer p.mu.Unlock()
 	delete(p.drifted, hostIf)
+	delete(p.looking, hostIf)
 	return nil
 }
 
