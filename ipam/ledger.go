@@ -223,6 +223,21 @@ func (l *Ledger) Leases() []Lease {
 	return all
 }
 
+// Outside are the leases that lie in no block of this node when its pools are these, by address. Nobody announces them.
+func (l *Ledger) Outside(pools []Pool) []Lease {
+	l.mu.Lock()
+	var blocks []netip.Prefix
+	for _, p := range pools {
+		if b := l.blockOf(p); b.IsValid() {
+			blocks = append(blocks, b)
+		}
+	}
+	l.mu.Unlock()
+	return slices.DeleteFunc(l.Leases(), func(held Lease) bool {
+		return slices.ContainsFunc(blocks, func(b netip.Prefix) bool { return b.Contains(held.Address) })
+	})
+}
+
 // Usage is how much of this node's block of a pool is in use, in addresses.
 type Usage struct {
 	Pool     string
