@@ -138,10 +138,13 @@ func (p *patrol) expect(rows map[string]endpoint.Row) {
 	p.rows = rows
 }
 
-// settle tells the patrol that the pass has ended.
+// settle tells the patrol that the pass has ended. After the first one it looks at what happened while no daemon ran.
 func (p *patrol) settle() {
 	p.mu.Lock()
 	defer p.mu.Unlock()
+	if p.climbed == nil {
+		p.ask()
+	}
 	p.climbed = p.rows
 }
 
