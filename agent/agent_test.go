@@ -90,7 +90,9 @@ func TestAnyDriftIsGoneInOnePass(t *testing.T) {
 	}
 	w.hear(heard...)
 	a := start(t, w, config("10.88.1.0/24"))
-	before := settled(t, w, "36 remote routes", func(s string) bool { return strings.Count(s, "\nroute ") == 36+1+18 })
+	before := settled(t, w, "36 remote routes, and our own announced last", func(s string) bool {
+		return strings.Count(s, "\nroute ") == 36+1+18 && strings.Contains(s, "\nannounce ")
+	})
 	rapid.Check(t, func(t *rapid.T) {
 		wreck(t, &w.devices)
 		wreck(t, &w.neighbours)
