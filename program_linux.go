@@ -167,16 +167,16 @@ func uninstall(ctx context.Context, path string) (cli.Removed, error) {
 	}
 	limit, cancel := context.WithTimeout(ctx, time.Minute)
 	defer cancel()
-	if err := a.Leave(limit, true); err != nil { // before the first pass, so that it puts nothing
+	rev, err := a.Leave(limit, true) // before the first pass, so that it puts nothing
+	if err != nil {
 		return cli.Removed{}, err
 	}
 	ended := make(chan error, 1)
 	go func() { ended <- a.Run(limit) }()
-	done, err := a.Left(limit)
+	done, err := a.Left(limit, rev)
 	cancel()
-	<-ended
-	if err != nil {
-		err = errors.Join(err, a.Leave(context.WithoutCancel(ctx), false))
+	if why := <-ended; err != nil && why != nil {
+		err = errors.Join(err, why)
 	}
 	return cli.Removed{Count: done.Removed}, err
 }

@@ -63,6 +63,7 @@ type Agent struct {
 	metrics *metrics
 	locks   names
 	asked   chan struct{}         // poke: an intent changed
+	stopped chan struct{}         // closed when the loop has ended
 	gone    map[string]time.Time  // since when endpoints are missing; of the loop alone
 	records *store.Reader[record] // of the loop alone
 
@@ -121,15 +122,15 @@ func New(cfg Config, r Rooms) (*Agent, error) {
 	a := &Agent{
 		room: r, started: r.Now(), patrol: watch, ladder: newLadder(r.Kernel, r.Speaker, watch),
 		locks: names{held: make(map[string]chan struct{})},
-		asked: make(chan struct{}, 1),
-		gone:  make(map[string]time.Time), records: store.NewReader(endpoints()),
+		asked: make(chan struct{}, 1), stopped: make(chan struct{}),
+		gone: make(map[string]time.Time), records: store.NewReader(endpoints()),
 		state: state{cfg: cfg, rev: r.DB.Revision(), passed: make(chan struct{})},
 	}
 	leaving, err := a.resumed()
 	if err != nil {
 		return nil, err
 	}
-	a.state.uninstall, a.state.drained = leaving, leaving
+	a.state.uninstall = leaving
 	a.metrics = newMetrics(a)
 	if err := a.room.Ledger.SetPools(cfg.Pools); err != nil {
 		return nil, fmt.Errorf("set pools: %w", err)
@@ -170,22 +171,11 @@ func (a *Agent) publish(o outcome) {
 
 // after waits for the first pass that knows of revision rev.
 func (a *Agent) after(ctx context.Context, rev uint64) (outcome, error) {
-	for {
-		a.mu.Lock()
-		o, next := a.state.last, a.state.passed
-		a.mu.Unlock()
-		if !o.finished.IsZero() && o.rev >= rev {
-			return o, nil
-		}
-		select {
-		case <-next:
-		case <-ctx.Done():
-			return o, fmt.Errorf("wait for revision %d: %w", rev, ctx.Err())
-		}
-	}
+	return a.until(ctx, rev, func(*outcome) bool { return true })
 }
 
-// Settled waits until a sound pass knows of revision rev: everything is as wanted, but perhaps for single endpoints. When ctx ends first, the error says what is in the way.
+// Settled waits until a sound pass knows of revision rev: everything is as wanted, but perhaps for single endpoints. When
+// ctx ends first, the error says what is in the way.
 func (a *Agent) Settled(ctx context.Context, rev uint64) error {
 	_, err := a.until(ctx, rev, (*outcome).sound)
 	return err
@@ -194,20 +184,36 @@ func (a *Agent) Settled(ctx context.Context, rev uint64) error {
 // until waits for a pass that knows of revision rev and is as good as asked for.
 func (a *Agent) until(ctx context.Context, rev uint64, good func(*outcome) bool) (outcome, error) {
 	for {
-		o, err := a.after(ctx, rev)
-		if err != nil {
-			return o, err
-		}
-		if good(&o) {
+		a.mu.Lock()
+		o, next := a.state.last, a.state.passed
+		a.mu.Unlock()
+		known := !o.finished.IsZero() && o.rev >= rev
+		if known && good(&o) {
 			return o, nil
 		}
-		a.mu.Lock()
-		next := a.state.passed
-		a.mu.Unlock()
+		var err error
 		select {
 		case <-next:
+			continue
+		case <-a.stopped:
+			if a.seenSince(&o) {
+				continue // the last pass came between
+			}
+			err = ErrStopped
 		case <-ctx.Done():
-			return o, fmt.Errorf("wait for revision %d: %w: %w", rev, ctx.Err(), o.problem())
+			err = ctx.Err()
 		}
+		err = fmt.Errorf("wait for revision %d: %w", rev, err)
+		if known && o.problem() != nil {
+			err = fmt.Errorf("%w: %w", err, o.problem())
+		}
+		return o, err
 	}
+}
+
+// seenSince tells whether a pass was published after o.
+func (a *Agent) seenSince(o *outcome) bool {
+	a.mu.Lock()
+	defer a.mu.Unlock()
+	return !a.state.last.finished.Equal(o.finished)
 }

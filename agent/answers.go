@@ -7,6 +7,7 @@ import (
 
 	"github.com/fairlead-net/fairlead/bgp"
 	"github.com/fairlead-net/fairlead/endpoint"
+	"github.com/fairlead-net/fairlead/ipam"
 	"github.com/fairlead-net/fairlead/store"
 	"github.com/fairlead-net/fairlead/tunnel"
 )
@@ -77,6 +78,10 @@ func (a *Agent) problems(o *outcome, s *Status) []string {
 			all = append(all, fmt.Sprintf("pool %s has no block yet: listening to the peers first", p.Name))
 		}
 	}
+	if outside := a.room.Ledger.Outside(a.pools()); len(outside) > 0 {
+		all = append(all, fmt.Sprintf("%d addresses in use are in no block of this host, so no other host reaches them, such as %s of %s: detach and attach them again, or put their pool and block back",
+			len(outside), outside[0].Address, outside[0].Owner))
+	}
 	if s.ConfigError != "" {
 		all = append(all, "the changed config was refused, the old one is in force: "+s.ConfigError)
 	}
@@ -101,6 +106,12 @@ func (a *Agent) problems(o *outcome, s *Status) []string {
 		}
 	}
 	return all
+}
+
+func (a *Agent) pools() []ipam.Pool {
+	a.mu.Lock()
+	defer a.mu.Unlock()
+	return a.state.cfg.Pools
 }
 
 func count(routes []Route) RouteCount {
@@ -153,7 +164,7 @@ func (a *Agent) Peers() []Peer {
 func (a *Agent) peer(p bgp.PeerStatus, accepted int) Peer {
 	view := Peer{
 		Address: p.Address, ASN: p.ASN, Role: string(p.Role), State: p.State, Received: p.Received, Accepted: accepted,
-		Advertised: p.Advertised, LastError: p.LastError, Node: p.Name,
+		Advertised: p.Advertised, LastError: graphic(p.LastError), Node: graphic(p.Name),
 	}
 	if p.State == established && !p.Since.IsZero() {
 		view.UptimeSeconds = int64(a.room.Now().Sub(p.Since).Seconds())

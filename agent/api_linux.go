@@ -198,7 +198,7 @@ func statusOf(err error) int {
 		return http.StatusConflict
 	case errors.Is(err, ErrRefused):
 		return http.StatusUnprocessableEntity
-	case errors.Is(err, ipam.ErrExhausted), errors.Is(err, ipam.ErrNoBlock), errors.Is(err, ipam.ErrHeld):
+	case errors.Is(err, ipam.ErrExhausted), errors.Is(err, ipam.ErrNoBlock), errors.Is(err, ipam.ErrHeld), errors.Is(err, ErrStopped):
 		return http.StatusServiceUnavailable
 	case errors.Is(err, context.DeadlineExceeded):
 		return http.StatusGatewayTimeout

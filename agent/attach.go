@@ -35,7 +35,8 @@ const (
 )
 
 // Attach gives an endpoint its addresses and its link. It returns when the kernel has everything, or an error after
-// which nothing is left of it. fresh is false when the endpoint was already there as asked.
+// which nothing is left of it; if it was to take the place of an endpoint whose namespace is gone, it keeps that place
+// and its addresses, and passes go on trying. fresh is false when the endpoint was already there as asked.
 func (a *Agent) Attach(ctx context.Context, req AttachRequest) (e Endpoint, fresh bool, err error) {
 	if err := checkAttach(&req); err != nil {
 		return e, false, err
@@ -201,6 +202,9 @@ func (a *Agent) commit(ctx context.Context, req AttachRequest, r, old record) (r
 		next := a.state.passed
 		a.mu.Unlock()
 		_, err := a.room.Ledger.LeaseWith(ctx, func(tx *store.Tx, leases []Lease) error {
+			if err := a.open(); err != nil { // an uninstall may have begun since
+				return err
+			}
 			r.Addresses = r.Addresses[:0]
 			for _, l := range leases {
 				r.Addresses = append(r.Addresses, l.Address)
@@ -212,6 +216,8 @@ func (a *Agent) commit(ctx context.Context, req AttachRequest, r, old record) (r
 		}
 		select {
 		case <-next:
+		case <-a.stopped:
+			return r, errors.Join(ErrStopped, err)
 		case <-ctx.Done():
 			return r, err
 		}
@@ -261,7 +267,11 @@ func (a *Agent) realize(ctx context.Context, r record) error {
 		return err
 	}
 	hostIf := endpoint.HostIf(r.Name)
-	if err := o.trouble(hostIf, r.Addresses...); err != nil {
+	err = o.trouble(hostIf, r.Addresses...)
+	if errors.Is(err, endpoint.ErrGone) {
+		err = fmt.Errorf("%w: %w", ErrConflict, err)
+	}
+	if err != nil {
 		return err
 	}
 	if row, wanted := o.desired.endpoints[hostIf]; !wanted || row.NSInode != r.NSInode {

@@ -2,7 +2,9 @@ package agent
 
 import (
 	"context"
+	"errors"
 	"fmt"
+	"io/fs"
 	"maps"
 	"net/netip"
 	"time"
@@ -171,6 +173,9 @@ func (a *Agent) remember(ctx context.Context, in inputs, want map[string]string)
 			continue
 		}
 		now, err := a.room.Underlay.ReadSysctl(path)
+		if errors.Is(err, fs.ErrNotExist) {
+			continue // it went with its link
+		}
 		if err != nil {
 			return fmt.Errorf("read sysctl %s: %w", path, err)
 		}

@@ -67,17 +67,21 @@ func (d *desired) accept(in inputs, plan *tunnel.Input) map[netip.Prefix]string 
 
 // nodeOf names the node that a route leads to: by the name it gave itself, else by its address.
 func nodeOf(r bgp.Route) string {
-	// The name comes from another host: it must not be able to forge a line of a log or a screen.
-	name := strings.Map(func(c rune) rune {
-		if unicode.IsGraphic(c) {
-			return c
-		}
-		return -1
-	}, r.Node)
+	name := graphic(r.Node)
 	if name == "" && len(r.NextHops) > 0 {
 		return r.NextHops[0].String()
 	}
 	return name
+}
+
+// graphic is text from another host, which must not be able to forge a line of a log or a screen.
+func graphic(s string) string {
+	return strings.Map(func(c rune) rune {
+		if unicode.IsGraphic(c) {
+			return c
+		}
+		return -1
+	}, s)
 }
 
 // refuse says why a prefix is not taken from a peer, "" when it is.

@@ -27,6 +27,7 @@ type rows[K, V comparable] struct {
 	mu     sync.Mutex
 	table  map[K]V
 	refuse func(K) error
+	keep   error // why no row goes
 }
 
 func (r *rows[K, V]) List(context.Context) (map[K]V, error) {
@@ -53,6 +54,9 @@ func (r *rows[K, V]) Put(_ context.Context, k K, v V) error {
 func (r *rows[K, V]) Delete(_ context.Context, k K) error {
 	r.mu.Lock()
 	defer r.mu.Unlock()
+	if r.keep != nil {
+		return r.keep
+	}
 	delete(r.table, k)
 	return nil
 }
@@ -88,6 +92,7 @@ type world struct {
 	peers     []bgp.PeerStatus
 	told      bgp.Config // the peers in force
 	stubborn  error      // of new peers
+	mute      error      // what reading a kernel parameter gives, instead of a value
 	blind     error      // of a look at the underlay
 	rib, news chan struct{}
 
@@ -239,7 +244,12 @@ func (b beneath) Shadowed(context.Context, []netip.Prefix) (map[netip.Prefix]str
 	return nil, nil
 }
 
-func (b beneath) ReadSysctl(string) (string, error)                         { return "0", nil }
+func (b beneath) ReadSysctl(string) (string, error) {
+	b.mu.Lock()
+	defer b.mu.Unlock()
+	return "0", b.mute
+}
+
 func (b beneath) Swept(string) (map[string]string, error)                   { return nil, nil }
 func (b beneath) Watch(context.Context) (<-chan struct{}, error)            { return b.news, nil }
 func (b beneath) Inspect(context.Context, []endpoint.Row) ([]string, error) { return nil, nil }

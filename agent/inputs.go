@@ -24,6 +24,7 @@ type inputs struct {
 	blocks    map[string]netip.Prefix // by pool
 	leased    map[string]int          // addresses in use, by pool
 	known     map[string]string       // sysctl values from before us, by path
+	lived     bool                    // the store has carried a sound pass
 	routes    []bgp.Route
 	complete  bool // every peer has told all it knows, or was waited for long enough
 	settled   bool // complete, or long enough since the start to choose a block
@@ -86,7 +87,9 @@ func (a *Agent) readStore(in *inputs) error {
 		for path, v := range sysctls().All(tx) {
 			in.known[path] = v
 		}
-		return nil
+		var err error
+		in.lived, _, err = lived().Get(tx, livedKey)
+		return err
 	})
 	if err != nil {
 		return fmt.Errorf("read store: %w", err)

@@ -5,6 +5,7 @@ import (
 	"errors"
 	"fmt"
 	"net/netip"
+	"slices"
 
 	"github.com/fairlead-net/fairlead/ipam"
 	"github.com/fairlead-net/fairlead/store"
@@ -57,7 +58,7 @@ func (a *Agent) adopt(cfg Config) error {
 	a.mu.Lock()
 	old := a.state.cfg
 	a.mu.Unlock()
-	if err := a.movable(cfg.Pools); err != nil {
+	if err := a.movable(old.Pools, cfg.Pools); err != nil {
 		return err
 	}
 	if err := a.room.Ledger.SetPools(cfg.Pools); err != nil {
@@ -72,15 +73,14 @@ func (a *Agent) adopt(cfg Config) error {
 	return nil
 }
 
-// movable refuses another block for a pool while addresses of the present one are in use: they would be announced no
-// more, and their endpoints cut off.
-func (a *Agent) movable(pools []ipam.Pool) error {
-	for _, u := range a.room.Ledger.Usage() {
-		for _, p := range pools {
-			if p.Name == u.Pool && u.Leased > 0 && p.Block.IsValid() && p.Block != u.Block {
-				return fmt.Errorf("pool %s: its block can not become %s while %d addresses of %s are in use: detach their endpoints first",
-					p.Name, p.Block, u.Leased, u.Block)
-			}
+// movable refuses pools that leave an address in use outside of every block of this node: nobody would announce it any
+// more, and its owner would be cut off.
+func (a *Agent) movable(now, pools []ipam.Pool) error {
+	before := a.room.Ledger.Outside(now)
+	for _, l := range a.room.Ledger.Outside(pools) {
+		if !slices.Contains(before, l) {
+			return fmt.Errorf("pool %s: %s is in use by %s and would be in no block of this host any more: detach it first, or keep its pool and block",
+				l.Pool, l.Address, l.Owner)
 		}
 	}
 	return nil
@@ -100,80 +100,75 @@ type Uninstalled struct {
 	Removed int `json:"removed"` // kernel objects
 }
 
-// Uninstall takes everything of ours out of the kernel; Run then ends with ErrUninstalled. Leases and endpoints are
-// forgotten, the node's identity and block are kept.
+// Uninstall takes everything of ours out of the kernel; Run then ends with ErrUninstalled. Endpoints and their leases are
+// forgotten; the node's identity, its block and leases of other owners are kept.
 //
 // When something can not be removed in time, the intent is taken back and the daemon goes on as before. A daemon that is
 // killed meanwhile goes on with the uninstall when it is started again.
 func (a *Agent) Uninstall(ctx context.Context) (Uninstalled, error) {
-	if err := a.Leave(ctx, true); err != nil {
+	rev, err := a.Leave(ctx, true)
+	if err != nil {
 		return Uninstalled{}, fmt.Errorf("uninstall: %w", err)
 	}
-	done, err := a.Left(ctx)
+	done, err := a.Left(ctx, rev)
 	if err != nil {
-		// The caller may have given up already; what was begun must still be taken back.
-		ctx, cancel := context.WithTimeout(context.WithoutCancel(ctx), undoPatience)
-		defer cancel()
-		err = errors.Join(err, a.Leave(ctx, false))
-		a.ask()
 		return Uninstalled{}, fmt.Errorf("uninstall: %w", err)
 	}
 	return done, nil
 }
 
-// Left waits until nothing of ours is left, after Leave.
-func (a *Agent) Left(ctx context.Context) (Uninstalled, error) {
-	o, err := a.until(ctx, a.ask(), (*outcome).bare)
+// Left waits until nothing of ours is left, after Leave gave rev. When ctx ends first, the intent is taken back.
+func (a *Agent) Left(ctx context.Context, rev uint64) (Uninstalled, error) {
+	o, err := a.until(ctx, rev, (*outcome).bare)
 	if err != nil {
-		return Uninstalled{}, err
+		// The caller may have given up already; what was begun must still be taken back.
+		ctx, cancel := context.WithTimeout(context.WithoutCancel(ctx), undoPatience)
+		defer cancel()
+		_, undo := a.Leave(ctx, false)
+		return Uninstalled{}, errors.Join(err, undo)
 	}
 	return Uninstalled{Removed: o.report.Total()}, nil
 }
 
-// Leave sets whether passes from now on want nothing of ours in the kernel. It is durable.
-func (a *Agent) Leave(ctx context.Context, want bool) error {
-	err := a.room.DB.Update(ctx, func(tx *store.Tx) error {
+// Leave sets whether passes from now on want nothing of ours in the kernel. It is durable. The first pass that knows of it
+// has at least revision rev.
+func (a *Agent) Leave(ctx context.Context, want bool) (rev uint64, err error) {
+	err = a.room.DB.Update(ctx, func(tx *store.Tx) error {
 		if want {
 			return intents().Put(tx, intentUninstall, true)
 		}
 		return intents().Delete(tx, intentUninstall)
 	})
 	if err != nil {
-		return err
+		return 0, err
 	}
 	a.mu.Lock()
-	defer a.mu.Unlock()
-	a.state.uninstall, a.state.drained = want, want
-	return nil
+	a.state.uninstall = want
+	a.mu.Unlock()
+	return a.ask(), nil
 }
 
-// forget ends an uninstall: what the store knows of endpoints and kernel parameters goes, and the intent with the last.
-func (a *Agent) forget(ctx context.Context) error {
-	var names, paths []string
-	err := a.room.DB.View(func(tx *store.Tx) error {
-		for name := range endpoints().All(tx) {
-			names = append(names, name)
-		}
-		for path := range sysctls().All(tx) {
-			paths = append(paths, path)
-		}
-		return nil
-	})
-	if err != nil {
-		return fmt.Errorf("read store: %w", err)
+// errTakenBack keeps a pass from ending an uninstall that is not wanted any more.
+var errTakenBack = errors.New("the uninstall was taken back")
+
+// forget ends an uninstall, in one commit: what the store knows of endpoints and kernel parameters goes, and the intent.
+func (a *Agent) forget(ctx context.Context, in *inputs) error {
+	names := make([]string, len(in.records))
+	for i, r := range in.records {
+		names[i] = r.Name
 	}
-	for _, name := range names {
-		if err := a.end(ctx, name); err != nil {
-			return fmt.Errorf("forget endpoint %s: %w", name, err)
+	return a.room.Ledger.ReleaseAll(ctx, names, func(tx *store.Tx) error {
+		wanted, _, err := intents().Get(tx, intentUninstall)
+		if err == nil && !wanted {
+			err = errTakenBack
 		}
-	}
-	return a.room.DB.Update(ctx, func(tx *store.Tx) error {
-		for _, path := range paths {
-			if err := sysctls().Delete(tx, path); err != nil {
-				return fmt.Errorf("forget sysctl %s: %w", path, err)
-			}
+		for _, name := range names {
+			err = errors.Join(err, endpoints().Delete(tx, name))
 		}
-		return intents().Delete(tx, intentUninstall)
+		for path := range in.known {
+			err = errors.Join(err, sysctls().Delete(tx, path))
+		}
+		return errors.Join(err, intents().Delete(tx, intentUninstall))
 	})
 }
 
@@ -182,6 +177,11 @@ func (a *Agent) LeaseAddress(ctx context.Context, req LeaseRequest) (Lease, erro
 	if !plain(req.Owner, maxName) {
 		return Lease{}, fmt.Errorf("%w: owner %q: use 1 to 128 letters, digits, '_', '.', '-'", ErrBadRequest, req.Owner)
 	}
+	unlock, err := a.locks.lock(ctx, req.Owner)
+	if err != nil {
+		return Lease{}, fmt.Errorf("lease for %s: %w", req.Owner, err)
+	}
+	defer unlock()
 	if err := a.open(); err != nil {
 		return Lease{}, err
 	}
@@ -206,12 +206,20 @@ func (a *Agent) LeaseAddress(ctx context.Context, req LeaseRequest) (Lease, erro
 	return leases[0], nil
 }
 
-// ReleaseAddress takes an address back from an owner. An endpoint's address goes with the endpoint only.
+// ReleaseAddress takes an address back from an owner. While an endpoint of that name has it, whoever leased it first, it
+// goes with the endpoint only.
 func (a *Agent) ReleaseAddress(ctx context.Context, owner string, ip netip.Addr) error {
-	for _, l := range a.room.Ledger.Leases() {
-		if l.Address == ip && l.Owner == owner && l.Policy == ipam.PolicyEndpoint {
-			return fmt.Errorf("%w: %s is in use by endpoint %s: fairlead detach %s", ErrConflict, ip, owner, owner)
-		}
+	unlock, err := a.locks.lock(ctx, owner)
+	if err != nil {
+		return fmt.Errorf("release %s: %w", ip, err)
+	}
+	defer unlock()
+	r, found, err := a.record(owner)
+	if err != nil {
+		return err
+	}
+	if found && slices.Contains(r.Addresses, ip.Unmap()) {
+		return fmt.Errorf("%w: %s is in use by endpoint %s: fairlead detach %s", ErrConflict, ip, owner, owner)
 	}
 	return a.room.Ledger.ReleaseAddress(ctx, owner, ip)
 }

@@ -4,6 +4,7 @@ import (
 	"context"
 	"errors"
 	"fmt"
+	"maps"
 	"net/netip"
 	"sync"
 	"time"
@@ -23,8 +24,12 @@ const (
 // ErrUninstalled ends Run after everything of ours has been taken out of the kernel.
 var ErrUninstalled = errors.New("uninstalled")
 
+// ErrStopped is the answer to whoever waits for a pass of a daemon that ends.
+var ErrStopped = errors.New("the daemon is stopping")
+
 // Run makes passes until ctx ends. It leaves the kernel as it is: traffic flows on.
 func (a *Agent) Run(ctx context.Context) error {
+	defer close(a.stopped)
 	kernel, err := a.room.Underlay.Watch(ctx)
 	if err != nil {
 		return fmt.Errorf("watch the kernel: %w", err)
@@ -61,6 +66,7 @@ func (a *Agent) wait(ctx context.Context, kernel <-chan struct{}, w *waker, feed
 		case <-a.asked:
 		case <-a.room.Speaker.Changed():
 		case <-a.patrol.found:
+		case <-a.room.DB.Unsure():
 		case <-w.retry.C:
 		case <-w.tick.C:
 		case <-w.later.C:
@@ -83,14 +89,14 @@ func (a *Agent) pass(ctx context.Context, w *waker) error {
 		return nil // half a pass because of the end is nobody's failure
 	}
 	if o.bare() {
-		o.err = a.forget(ctx)
+		o.err = a.forget(ctx, &o.in)
 	}
 	a.metrics.pass(&o, time.Since(begun))
 	a.mu.Lock()
 	before := a.state.last
 	a.mu.Unlock()
 	a.tell(&before, &o)
-	if o.sound() && !before.sound() && !o.in.uninstall {
+	if o.sound() && !o.in.lived && !o.in.uninstall {
 		if err := a.live(ctx); err != nil {
 			a.room.Log.Warn("can not write to the store", "error", err)
 		}
@@ -131,6 +137,8 @@ func (a *Agent) converge(ctx context.Context) outcome {
 	o.desired = desire(in)
 	if err := a.remember(ctx, in, o.desired.Sysctls); err != nil {
 		o.in.fault = errors.Join(o.in.fault, err)
+		// What can not be remembered could not be put back: it is left alone.
+		maps.DeleteFunc(o.desired.Sysctls, func(path, _ string) bool { _, kept := in.known[path]; return !kept })
 	}
 	o.report = a.ladder.apply(ctx, o.desired, in.have, in.complete || in.uninstall)
 	if err := a.shadows(ctx, o.desired.routes); err != nil {

@@ -128,3 +128,61 @@ func TestUninstallNeedsNoUnderlay(t *testing.T) {
 		})
 	}
 }
+
+// TestAnUninstallThatIsGivenUpChangesNothing lets a link refuse to go until the caller has given up.
+func TestAnUninstallThatIsGivenUpChangesNothing(t *testing.T) {
+	w := newWorld()
+	a := start(t, w, config("10.88.1.0/24"))
+	box := nettest.NewHost(t, "box")
+	if _, _, err := a.Attach(t.Context(), agent.AttachRequest{Name: "web", NetNS: box.Path}); err != nil {
+		t.Fatal(err)
+	}
+	if err := a.Drain(t.Context()); err != nil {
+		t.Fatal(err)
+	}
+	before := w.text()
+	w.endpoints.mu.Lock()
+	w.endpoints.keep = errors.New("busy")
+	w.endpoints.mu.Unlock()
+	ctx, cancel := context.WithTimeout(t.Context(), 100*time.Millisecond)
+	defer cancel()
+	if _, err := a.Uninstall(ctx); !errors.Is(err, context.DeadlineExceeded) || !strings.Contains(err.Error(), "busy") {
+		t.Errorf("uninstall: %v", err)
+	}
+	eventually(t, "all is as before", func() bool { return w.text() == before })
+	if !a.Status().Drained {
+		t.Error("the node is not drained any more")
+	}
+	if all, err := a.Endpoints(); err != nil || len(all) != 1 {
+		t.Errorf("endpoints %v, %v", all, err)
+	}
+}
+
+func TestWhoWaitsIsToldThatTheDaemonStops(t *testing.T) {
+	w := newWorld()
+	a := prepare(t, w, config(""), nil)
+	w.complete = false // no block is chosen yet
+	ctx, stop := context.WithCancel(t.Context())
+	ended := make(chan error, 1)
+	go func() { ended <- a.Run(ctx) }()
+	box := nettest.NewHost(t, "box")
+	answer := make(chan error, 1)
+	go func() {
+		_, _, err := a.Attach(t.Context(), agent.AttachRequest{Name: "web", NetNS: box.Path})
+		answer <- err
+	}()
+	eventually(t, "the first pass", func() bool { return !a.Status().LastPass.IsZero() })
+	stop()
+	if err := <-ended; err != nil {
+		t.Error(err)
+	}
+	if err := <-answer; !errors.Is(err, agent.ErrStopped) {
+		t.Errorf("attach: %v", err)
+	}
+	if err := a.Settled(t.Context(), 1<<60); !errors.Is(err, agent.ErrStopped) {
+		t.Errorf("settled: %v", err)
+	}
+	if all, err := a.Endpoints(); err != nil || len(all) != 0 {
+		t.Errorf("endpoints %v, %v", all, err)
+	}
+}
