@@ -126,25 +126,19 @@ func New(cfg Config, r Rooms) (*Agent, error) {
 		gone: make(map[string]time.Time), records: store.NewReader(endpoints()),
 		state: state{cfg: cfg, rev: r.DB.Revision(), passed: make(chan struct{})},
 	}
-	leaving, err := a.resumed()
+	// One that an earlier life did not finish is gone on with.
+	err := r.DB.View(func(tx *store.Tx) (err error) {
+		a.state.uninstall, err = leaving(tx)
+		return err
+	})
 	if err != nil {
 		return nil, err
 	}
-	a.state.uninstall = leaving
 	a.metrics = newMetrics(a)
 	if err := a.room.Ledger.SetPools(cfg.Pools); err != nil {
 		return nil, fmt.Errorf("set pools: %w", err)
 	}
 	return a, nil
-}
-
-// resumed tells whether an uninstall was begun in an earlier life and not finished.
-func (a *Agent) resumed() (leaving bool, err error) {
-	err = a.room.DB.View(func(tx *store.Tx) error {
-		leaving, _, err = intents().Get(tx, intentUninstall)
-		return err
-	})
-	return leaving, err
 }
 
 // Metrics is the registry that holds everything the agent counts.

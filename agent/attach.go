@@ -25,6 +25,8 @@ var (
 	ErrNotFound   = errors.New("not found")
 )
 
+var errLeaving = fmt.Errorf("%w: fairlead is being uninstalled from this host", ErrConflict)
+
 const (
 	defaultNetwork = "default"
 	defaultIfName  = "eth0"
@@ -150,7 +152,7 @@ func (a *Agent) open() error {
 	a.mu.Lock()
 	defer a.mu.Unlock()
 	if a.state.uninstall {
-		return fmt.Errorf("%w: fairlead is being uninstalled from this host", ErrConflict)
+		return errLeaving
 	}
 	return nil
 }
@@ -202,8 +204,8 @@ func (a *Agent) commit(ctx context.Context, req AttachRequest, r, old record) (r
 		next := a.state.passed
 		a.mu.Unlock()
 		_, err := a.room.Ledger.LeaseWith(ctx, func(tx *store.Tx, leases []Lease) error {
-			if err := a.open(); err != nil { // an uninstall may have begun since
-				return err
+			if gone, err := leaving(tx); err != nil || gone { // begun since: it would not know of this endpoint
+				return errors.Join(errLeaving, err)
 			}
 			r.Addresses = r.Addresses[:0]
 			for _, l := range leases {
@@ -226,9 +228,7 @@ func (a *Agent) commit(ctx context.Context, req AttachRequest, r, old record) (r
 
 // requests turns the wish into leases: the named pool, or the first pool of each family that is asked for.
 func (a *Agent) requests(req AttachRequest, old record) ([]ipam.Request, error) {
-	a.mu.Lock()
-	pools := a.state.cfg.Pools
-	a.mu.Unlock()
+	pools := a.pools()
 	ips := req.IPs
 	if len(ips) == 0 {
 		ips = old.Addresses

@@ -144,8 +144,11 @@ func (a *Agent) Leave(ctx context.Context, want bool) (rev uint64, err error) {
 	}
 	a.mu.Lock()
 	a.state.uninstall = want
+	a.state.rev++ // with it, so that no pass knows of the one without the other
+	rev = a.state.rev
 	a.mu.Unlock()
-	return a.ask(), nil
+	poke(a.asked)
+	return rev, nil
 }
 
 // errTakenBack keeps a pass from ending an uninstall that is not wanted any more.
@@ -158,9 +161,12 @@ func (a *Agent) forget(ctx context.Context, in *inputs) error {
 		names[i] = r.Name
 	}
 	return a.room.Ledger.ReleaseAll(ctx, names, func(tx *store.Tx) error {
-		wanted, _, err := intents().Get(tx, intentUninstall)
+		wanted, err := leaving(tx)
 		if err == nil && !wanted {
 			err = errTakenBack
+		}
+		if err != nil {
+			return err
 		}
 		for _, name := range names {
 			err = errors.Join(err, endpoints().Delete(tx, name))
@@ -193,9 +199,7 @@ func (a *Agent) LeaseAddress(ctx context.Context, req LeaseRequest) (Lease, erro
 		return Lease{}, err
 	}
 	if req.Pool == "" {
-		a.mu.Lock()
-		req.Pool = a.state.cfg.Pools[0].Name
-		a.mu.Unlock()
+		req.Pool = a.pools()[0].Name
 	}
 	leases, err := a.room.Ledger.Lease(ctx, ipam.Request{
 		Owner: req.Owner, Pool: req.Pool, Address: req.Address, Policy: ipam.PolicyOwner,

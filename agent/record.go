@@ -32,6 +32,12 @@ func intents() store.Bucket[bool] { return store.Bucket[bool]{Name: "intents"} }
 
 const intentUninstall = "uninstall"
 
+// leaving tells whether an uninstall is under way, as the disk knows it.
+func leaving(tx *store.Tx) (bool, error) {
+	wanted, _, err := intents().Get(tx, intentUninstall)
+	return wanted, err
+}
+
 // row is the endpoint as the kernel should have it, but for the MTU, which depends on the network.
 func (r record) row() endpoint.Row {
 	row := endpoint.Row{

@@ -186,3 +186,24 @@ func TestWhoWaitsIsToldThatTheDaemonStops(t *testing.T) {
 		t.Errorf("endpoints %v, %v", all, err)
 	}
 }
+
+// TestAnAttachDoesNotCommitIntoAnUninstall: the intent is on the disk, and the attach began before anyone told it.
+func TestAnAttachDoesNotCommitIntoAnUninstall(t *testing.T) {
+	db := reopen(t, filepath.Join(t.TempDir(), "fairlead.db"))
+	a := prepareOn(t, db, newWorld(), config("10.88.1.0/24"), nil)
+	err := db.Update(t.Context(), func(tx *store.Tx) error {
+		return store.Bucket[bool]{Name: "intents"}.Put(tx, "uninstall", true)
+	})
+	if err != nil {
+		t.Fatal(err)
+	}
+	box := nettest.NewHost(t, "box")
+	ctx, cancel := context.WithTimeout(t.Context(), 5*time.Second)
+	defer cancel()
+	if _, _, err := a.Attach(ctx, agent.AttachRequest{Name: "web", NetNS: box.Path}); !errors.Is(err, agent.ErrConflict) {
+		t.Errorf("attach: %v", err)
+	}
+	if all, err := a.Endpoints(); err != nil || len(all) != 0 || a.Status().Pools[0].Leased != 0 {
+		t.Errorf("left: %v, %v, %d addresses", all, err, a.Status().Pools[0].Leased)
+	}
+}
