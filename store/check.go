@@ -18,7 +18,8 @@ import (
 )
 
 const (
-	checkTimeout = time.Minute // far more than the largest sound file needs
+	checkTimeout = time.Minute // far more than the largest sound file needs; damage can make bbolt go in circles
+	checkCircles = 4           // a check that ran for more than its time over this did not wait for the disk
 	checkOutput  = 64 << 10    // of what the child says, the bytes that are kept
 	checkMemory  = 128 << 20   // bytes beside the size of the file; damage can make bbolt ask for ever more
 	checkPause   = 20 * time.Millisecond
@@ -77,6 +78,8 @@ func verifyApart(ctx context.Context, path string, argv []string, limit time.Dur
 			return damaged(errors.New(line))
 		}
 		return damaged(died)
+	case limited.Err() != nil && died != nil && died.UserTime() > limit/checkCircles:
+		return damaged(fmt.Errorf("its examination went in circles for %s", limit))
 	case limited.Err() != nil:
 		return unchecked(fmt.Errorf("it did not end within %s", limit))
 	case died != nil:

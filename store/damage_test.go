@@ -266,6 +266,7 @@ func TestOnlyDamageIsCalledDamage(t *testing.T) {
 		{"killed, as by the OOM killer", shell("kill -KILL $$"), time.Minute, false, "signal: killed"},
 		{"terminated", shell("echo reading >&2; kill -TERM $$"), time.Minute, false, "signal: terminated"},
 		{"over its time", shell("exec sleep 60"), 50 * time.Millisecond, false, "did not end within 50ms"},
+		{"in circles", shell("while :; do :; done"), 2 * time.Second, true, "in circles for 2s"},
 		{"its verdict", shell("echo cut off >&2; exit 1"), time.Minute, true, "cut off"},
 		{"panic", []string{os.Args[0], childPanics}, time.Minute, true, "panic: page 7"},
 		{"panic that dumps core", append([]string{"env", "GOTRACEBACK=crash"}, shell("exec "+os.Args[0]+" "+childPanics+" x")...), time.Minute, true, "panic: page 7"},
