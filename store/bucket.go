@@ -141,8 +141,8 @@ func (r *Reader[V]) All(tx *Tx) iter.Seq2[string, V] {
 	before := r.known
 	r.known = make(map[string]decoded[V], len(before))
 	return r.bucket.scan(tx, func(key string, sealed []byte) (V, error) {
-		d := before[key]
-		if !bytes.Equal(d.sealed, sealed) {
+		d, seen := before[key]
+		if !seen || !bytes.Equal(d.sealed, sealed) {
 			v, err := r.bucket.decode(key, sealed)
 			if err != nil {
 				return v, err
