@@ -104,7 +104,7 @@ func remote(r tunnel.Route) bool {
 	return r.Kind == tunnel.Unicast && (r.Hops[0].Via.IsValid() || tunnelled(r.Hops[0].Dev))
 }
 
-func tunnelled(dev string) bool { return dev == tunnel.Device4 || dev == tunnel.Device6 }
+func tunnelled(dev string) bool { return tunnel.IsDevice(dev) }
 
 // parameters is the table of those kernel parameters that the pass wants: all others are not ours.
 type parameters struct {

@@ -9,7 +9,7 @@ import (
 	"golang.org/x/sys/unix"
 )
 
-// Devices is the table of tunnel devices: the links named flvxlan and flvxlan6.
+// Devices is the table of tunnel devices: the links named flvxlan, flvxlan6, flipip and flgre.
 type Devices struct{ k *Kernel }
 
 // Devices is the table of tunnel devices.
@@ -18,7 +18,7 @@ func (k *Kernel) Devices() *Devices { return &Devices{k} }
 // List reads the tunnel devices that exist.
 func (t *Devices) List(ctx context.Context) (map[string]Device, error) {
 	have := make(map[string]Device)
-	for _, name := range []string{Device4, Device6} {
+	for _, name := range devices() {
 		l, err := t.k.link(ctx, name)
 		switch {
 		case errors.Is(err, unix.ENODEV):
@@ -33,10 +33,11 @@ func (t *Devices) List(ctx context.Context) (map[string]Device, error) {
 
 // device is the link as a row. A fault makes it differ from every row that is wanted.
 func (l link) device() Device {
-	d := Device{VNI: l.vxlan.vni, Port: l.vxlan.port, Local: l.vxlan.local, MTU: l.mtu, MAC: l.mac, Fault: l.vxlan.odd}
+	d := Device{Kind: Encap(l.kind), Local: l.tunnel.local, MTU: l.mtu, Fault: l.tunnel.odd}
+	if d.Kind == VXLAN {
+		d.VNI, d.Port, d.MAC = l.tunnel.vni, l.tunnel.port, l.mac
+	}
 	switch {
-	case l.kind != "vxlan":
-		d.Fault = "no vxlan"
 	case l.master != 0:
 		d.Fault = "enslaved"
 	case d.Fault == "" && !l.up:
@@ -112,9 +113,9 @@ func (d Device) creation(name string) *nl.NetlinkRequest {
 	req.AddData(nl.NewRtAttr(unix.IFLA_MTU, nl.Uint32Attr(uint32(d.MTU))))
 	// An address that is given at creation is marked as set by the administrator (NET_ADDR_SET): systemd's
 	// MACAddressPolicy leaves it alone.
-	req.AddData(nl.NewRtAttr(unix.IFLA_ADDRESS, d.MAC[:]))
+	d.addMAC(req)
 	info := nl.NewRtAttr(unix.IFLA_LINKINFO, nil)
-	info.AddRtAttr(unix.IFLA_INFO_KIND, nl.NonZeroTerminated("vxlan"))
+	info.AddRtAttr(unix.IFLA_INFO_KIND, nl.NonZeroTerminated(string(d.Kind)))
 	d.attributes(info.AddRtAttr(unix.IFLA_INFO_DATA, nil))
 	req.AddData(info)
 	return req
@@ -124,8 +125,14 @@ func (d Device) creation(name string) *nl.NetlinkRequest {
 func (d Device) mending(name string) *nl.NetlinkRequest {
 	req := linkRequest(unix.RTM_NEWLINK, 0, name, 0)
 	req.AddData(nl.NewRtAttr(unix.IFLA_MTU, nl.Uint32Attr(uint32(d.MTU))))
-	req.AddData(nl.NewRtAttr(unix.IFLA_ADDRESS, d.MAC[:]))
+	d.addMAC(req)
 	return req
+}
+
+func (d Device) addMAC(req *nl.NetlinkRequest) {
+	if d.Kind == VXLAN {
+		req.AddData(nl.NewRtAttr(unix.IFLA_ADDRESS, d.MAC[:]))
+	}
 }
 
 // silence is the request that keeps the kernel from giving the device a link-local address. Without one it says nothing
@@ -153,34 +160,32 @@ func linkRequest(kind, flags int, name string, up uint32) *nl.NetlinkRequest {
 	return req
 }
 
-func (d Device) attributes(data *nl.RtAttr) {
-	data.AddRtAttr(unix.IFLA_VXLAN_ID, nl.Uint32Attr(uint32(d.VNI)))
-	data.AddRtAttr(unix.IFLA_VXLAN_PORT, nl.BEUint16Attr(uint16(d.Port)))
-	data.AddRtAttr(unix.IFLA_VXLAN_LEARNING, nl.Uint8Attr(0))
-	if d.Local.Is4() {
-		data.AddRtAttr(unix.IFLA_VXLAN_LOCAL, d.Local.AsSlice())
-		// RFC 7348 section 5: the outer checksum should be zero. Over IPv6 it must be there (RFC 6935).
-		data.AddRtAttr(unix.IFLA_VXLAN_UDP_CSUM, nl.Uint8Attr(0))
-		return
-	}
-	data.AddRtAttr(unix.IFLA_VXLAN_LOCAL6, d.Local.AsSlice())
-}
-
-// explain names the device that is in the way when the VNI or the port is taken.
+// explain names the device that is in the way when the place of ours is taken.
 func (t *Devices) explain(ctx context.Context, d Device, err error) error {
 	if !errors.Is(err, unix.EEXIST) && !errors.Is(err, unix.EADDRINUSE) {
 		return err
 	}
-	owner := "another namespace's device or another program"
 	all, readErr := t.k.every(ctx)
 	if readErr != nil {
 		return errors.Join(err, readErr)
 	}
+	owner := "another namespace's device or another program"
 	for _, l := range all {
-		same := l.kind == "vxlan" && l.vxlan.port == d.Port && !tunnelLink(l.name)
-		if same && (l.vxlan.vni == d.VNI || errors.Is(err, unix.EADDRINUSE)) {
+		if !IsDevice(l.name) && l.kind == string(d.Kind) && d.clashes(l.tunnel, err) {
 			owner = "device " + l.name
 		}
 	}
-	return fmt.Errorf("VNI %d on UDP port %d is taken by %s: %w", d.VNI, d.Port, owner, err)
+	place := fmt.Sprintf("the %s tunnel from %v to anywhere", d.Kind, d.Local)
+	if d.Kind == VXLAN {
+		place = fmt.Sprintf("VNI %d on UDP port %d", d.VNI, d.Port)
+	}
+	return fmt.Errorf("%s is taken by %s: %w", place, owner, err)
+}
+
+// clashes tells whether a foreign device of the kind is what the kernel complains of.
+func (d Device) clashes(other setup, err error) bool {
+	if d.Kind == VXLAN {
+		return other.port == d.Port && (other.vni == d.VNI || errors.Is(err, unix.EADDRINUSE))
+	}
+	return other.local == d.Local && !other.remote.IsValid()
 }

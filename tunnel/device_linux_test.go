@@ -17,7 +17,7 @@ func TestDeviceIsMadeAndGoes(t *testing.T) {
 	h := newHost(t)
 	before := world(h.Host)
 	withDevices(t, h)
-	for name, local := range map[string]string{tunnel.Device4: "local 192.0.2.1", tunnel.Device6: "local 2001:db8:1::1"} {
+	for name, local := range map[string]string{tunnel.DeviceVXLAN: "local 192.0.2.1", tunnel.DeviceVXLAN6: "local 2001:db8:1::1"} {
 		said := h.IP("-d link show dev " + name)
 		for _, part := range []string{"vxlan id 88", local, "dstport 4789", "nolearning", "LOWER_UP", "addrgenmode none"} {
 			if !strings.Contains(said, part) {
@@ -29,7 +29,7 @@ func TestDeviceIsMadeAndGoes(t *testing.T) {
 	if diff := cmp.Diff(before, world(h.Host)); diff != "" {
 		t.Errorf("kernel after the devices are deleted:\n%s", diff)
 	}
-	must(t, h.k.Devices().Delete(t.Context(), tunnel.Device4))
+	must(t, h.k.Devices().Delete(t.Context(), tunnel.DeviceVXLAN))
 }
 
 func TestDriftOfDevices(t *testing.T) {
@@ -72,12 +72,12 @@ func TestDriftOfDevices(t *testing.T) {
 func TestClashOfDevicesNamesTheOther(t *testing.T) {
 	h := newHost(t)
 	h.IP("link add calico type vxlan id 88 dstport 4789 nolearning local 192.0.2.1")
-	err := h.k.Devices().Put(t.Context(), tunnel.Device4, device("192.0.2.1"))
+	err := h.k.Devices().Put(t.Context(), tunnel.DeviceVXLAN, device("192.0.2.1"))
 	if !errors.Is(err, unix.EEXIST) || !strings.Contains(err.Error(), "VNI 88 on UDP port 4789 is taken by device calico") {
 		t.Errorf("put beside a device with the same VNI and port: %v", err)
 	}
 	h.IP("link del calico")
-	if err := h.k.Devices().Put(t.Context(), tunnel.Device4, device("192.0.2.1")); err != nil {
+	if err := h.k.Devices().Put(t.Context(), tunnel.DeviceVXLAN, device("192.0.2.1")); err != nil {
 		t.Errorf("put when the other is gone: %v", err)
 	}
 }
@@ -105,13 +105,13 @@ func neighbourCases() (map[tunnel.NeighKey]tunnel.MAC, map[tunnel.FDBKey]netip.A
 	far4, far6 := addr("198.51.100.3"), addr("2001:db8:2::3")
 	mac4, mac6 := tunnel.VTEPMAC(far4), tunnel.VTEPMAC(far6)
 	neighbours := map[tunnel.NeighKey]tunnel.MAC{
-		{Dev: tunnel.Device4, IP: far4}:                   mac4,
-		{Dev: tunnel.Device4, IP: tunnel.LinkLocal(far4)}: mac4,
-		{Dev: tunnel.Device6, IP: far6}:                   mac6,
-		{Dev: "fl0123456789", IP: addr("10.88.1.7")}:      {2, 3, 4, 5, 6, 7},
-		{Dev: "fl0123456789", IP: addr("2001:db8:88::7")}: {2, 3, 4, 5, 6, 7},
+		{Dev: tunnel.DeviceVXLAN, IP: far4}:                   mac4,
+		{Dev: tunnel.DeviceVXLAN, IP: tunnel.LinkLocal(far4)}: mac4,
+		{Dev: tunnel.DeviceVXLAN6, IP: far6}:                  mac6,
+		{Dev: "fl0123456789", IP: addr("10.88.1.7")}:          {2, 3, 4, 5, 6, 7},
+		{Dev: "fl0123456789", IP: addr("2001:db8:88::7")}:     {2, 3, 4, 5, 6, 7},
 	}
-	fdb := map[tunnel.FDBKey]netip.Addr{{Dev: tunnel.Device4, MAC: mac4}: far4, {Dev: tunnel.Device6, MAC: mac6}: far6}
+	fdb := map[tunnel.FDBKey]netip.Addr{{Dev: tunnel.DeviceVXLAN, MAC: mac4}: far4, {Dev: tunnel.DeviceVXLAN6, MAC: mac6}: far6}
 	return neighbours, fdb
 }
 

@@ -14,17 +14,19 @@ import (
 // Hops asks the kernel how it would send to each next hop. The keys of the result are the unmapped addresses.
 //
 // A next hop that has no way, that is this host itself, or that only a route of ours leads to, is not reachable: ours
-// must not prove themselves.
+// must not prove themselves. Beyond a router the kernel is also asked what the path carries, as far as it was told by
+// "fragmentation needed" (RFC 1191) and "packet too big" (RFC 8201); it forgets that after ten minutes.
 func (k *Kernel) Hops(ctx context.Context, next []netip.Addr) (map[netip.Addr]Hop, error) {
 	next = unmapped(next)
 	answers, err := k.lookup(ctx, next, unix.RTM_F_FIB_MATCH)
 	if err != nil {
 		return nil, err
 	}
-	// Where the kernel keeps next hops as objects it may tell their number alone: the plain lookup tells the way.
+	// Where the kernel keeps next hops as objects it may tell their number alone: the plain lookup tells the way, and it
+	// alone tells what was learned of the path.
 	var plain []netip.Addr
 	for _, nh := range next {
-		if a := answers[nh]; a.object && len(a.legs) == 0 {
+		if a := answers[nh]; a.object && len(a.legs) == 0 || a.routed() {
 			plain = append(plain, nh)
 		}
 	}
@@ -41,7 +43,10 @@ func (k *Kernel) judge(ctx context.Context, next []netip.Addr, answers, resolved
 	for _, nh := range next {
 		a, found := answers[nh]
 		if r, ok := resolved[nh]; ok {
-			a.legs = r.legs
+			a.mtu = lesser(a.mtu, r.mtu)
+			if len(a.legs) == 0 {
+				a.legs = r.legs
+			}
 		}
 		a.legs = slices.DeleteFunc(a.legs, func(l leg) bool { return l.dead })
 		if !found || a.protocol == Protocol || a.kind != unix.RTN_UNICAST || len(a.legs) == 0 {
@@ -63,11 +68,12 @@ func (a answer) hop(l link) Hop {
 	if l.index == 0 || ourLink(l.name) {
 		return Hop{}
 	}
-	h := Hop{Reachable: true, OnLink: true, Dev: l.name, MTU: lesser(l.mtu, a.mtu)}
-	for _, n := range a.legs {
-		h.OnLink = h.OnLink && !n.Via.IsValid()
-	}
-	return h
+	return Hop{Reachable: true, OnLink: !a.routed(), Dev: l.name, MTU: lesser(l.mtu, a.mtu)}
+}
+
+// routed tells whether a router is on the way.
+func (a answer) routed() bool {
+	return slices.ContainsFunc(a.legs, func(l leg) bool { return l.Via.IsValid() })
 }
 
 // lookup asks for the way to each address, over one socket. Addresses that have none are left out.

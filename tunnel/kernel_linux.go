@@ -4,6 +4,7 @@ import (
 	"errors"
 	"fmt"
 	"runtime"
+	"sync"
 
 	"golang.org/x/sys/unix"
 )
@@ -13,6 +14,9 @@ type Kernel struct {
 	conn *conn
 	ns   int // the namespace itself, for what is reached through files
 	home namespace
+
+	asked   sync.Mutex
+	answers map[Encap]support // under asked
 }
 
 // namespace is the identity of a network namespace.
@@ -36,7 +40,7 @@ func Open() (*Kernel, error) {
 		unix.Close(ns)
 		return nil, err
 	}
-	return &Kernel{conn: c, ns: ns, home: home}, nil
+	return &Kernel{conn: c, ns: ns, home: home, answers: make(map[Encap]support)}, nil
 }
 
 // Close lets go of it. What was written stays.

@@ -156,13 +156,13 @@ func device(vtep string) tunnel.Device {
 	if a.Is6() {
 		mtu = 1430
 	}
-	return tunnel.Device{VNI: 88, Port: 4789, Local: a, MTU: mtu, MAC: tunnel.VTEPMAC(a)}
+	return tunnel.Device{Kind: tunnel.VXLAN, VNI: 88, Port: 4789, Local: a, MTU: mtu, MAC: tunnel.VTEPMAC(a)}
 }
 
 func withDevices(t *testing.T, h host) {
 	t.Helper()
 	settle(t, h.k.Devices(), map[string]tunnel.Device{
-		tunnel.Device4: device("192.0.2.1"), tunnel.Device6: device("2001:db8:1::1"),
+		tunnel.DeviceVXLAN: device("192.0.2.1"), tunnel.DeviceVXLAN6: device("2001:db8:1::1"),
 	})
 }
 

@@ -23,14 +23,15 @@ type link struct {
 	name, kind         string
 	mac                MAC
 	up                 bool
-	vxlan              vxlan
+	tunnel             setup
 }
 
-// vxlan is the set-up of a VXLAN device.
-type vxlan struct {
-	vni, port int
+// setup is that of a tunnel device.
+type setup struct {
+	vni, port int // of VXLAN
 	local     netip.Addr
-	odd       string // a setting that ours never have
+	remote    netip.Addr // the only other end; ours have none
+	odd       string     // a setting that ours never have
 }
 
 // links finds names and indexes of interfaces, one by one as they are asked for: on a host with hundreds of endpoints
@@ -150,40 +151,14 @@ func (l *link) parseInfo(b []byte) {
 			data = value
 		}
 	}
-	if l.kind == "vxlan" {
-		l.vxlan = parseVXLAN(data)
+	switch l.kind {
+	case "vxlan":
+		l.tunnel = parseVXLAN(data)
+	case "ipip":
+		l.tunnel = parseIPTunnel(data, ipipAttributes())
+	case "gre":
+		l.tunnel = parseIPTunnel(data, greAttributes())
 	}
-}
-
-func parseVXLAN(b []byte) (v vxlan) {
-	odd := map[uint16]string{
-		unix.IFLA_VXLAN_LEARNING:         "learning",
-		unix.IFLA_VXLAN_COLLECT_METADATA: "external",
-		unix.IFLA_VXLAN_LINK:             "bound",
-		unix.IFLA_VXLAN_PROXY:            "proxy",
-		unix.IFLA_VXLAN_RSC:              "short-circuit",
-		unix.IFLA_VXLAN_L2MISS:           "l2miss",
-		unix.IFLA_VXLAN_L3MISS:           "l3miss",
-	}
-	for kind, value := range attributes(b) {
-		switch kind {
-		case unix.IFLA_VXLAN_ID:
-			v.vni = number(value)
-		case unix.IFLA_VXLAN_PORT:
-			v.port = int(binary.BigEndian.Uint16(value))
-		case unix.IFLA_VXLAN_LOCAL, unix.IFLA_VXLAN_LOCAL6:
-			v.local = address(value)
-		case unix.IFLA_VXLAN_GROUP, unix.IFLA_VXLAN_GROUP6:
-			v.odd = "remote"
-		case unix.IFLA_VXLAN_GBP, unix.IFLA_VXLAN_GPE:
-			v.odd = "extended"
-		default:
-			if word, ok := odd[kind]; ok && number(value) != 0 {
-				v.odd = word
-			}
-		}
-	}
-	return v
 }
 
 // endpointLink tells whether a link is the host's side of an endpoint: fl and ten hexadecimal digits.
@@ -192,9 +167,7 @@ func endpointLink(name string) bool {
 	return ok && len(digits) == 10 && strings.Trim(digits, "0123456789abcdef") == ""
 }
 
-func tunnelLink(name string) bool { return name == Device4 || name == Device6 }
-
-func ourLink(name string) bool { return tunnelLink(name) || endpointLink(name) }
+func ourLink(name string) bool { return IsDevice(name) || endpointLink(name) }
 
 // address reads an attribute that is an IP address; the zero address when it is none.
 func address(b []byte) netip.Addr {

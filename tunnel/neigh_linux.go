@@ -43,6 +43,14 @@ func (t *Neighbours) List(ctx context.Context) (map[NeighKey]MAC, error) {
 	return have, nil
 }
 
+// octetsOf is the length of link-layer addresses on one of our links: on a GRE tunnel they are IPv4 addresses.
+func octetsOf(dev string) int {
+	if dev == DeviceGRE {
+		return 4
+	}
+	return len(MAC{})
+}
+
 // Put makes the neighbour permanent with that MAC.
 func (t *Neighbours) Put(ctx context.Context, k NeighKey, m MAC) error {
 	return t.Apply(ctx, map[NeighKey]MAC{k: m}, nil)[k]
@@ -57,7 +65,7 @@ func (t *Neighbours) Delete(ctx context.Context, k NeighKey) error {
 func (t *Neighbours) Apply(ctx context.Context, puts map[NeighKey]MAC, deletes []NeighKey) map[NeighKey]error {
 	var edits []edit[NeighKey]
 	for k, m := range puts {
-		n := neighbour{family: familyOf(k.IP), state: unix.NUD_PERMANENT, ip: k.IP, mac: m}
+		n := neighbour{family: familyOf(k.IP), state: unix.NUD_PERMANENT, ip: k.IP, mac: m, octets: octetsOf(k.Dev)}
 		edits = append(edits, edit[NeighKey]{key: k, dev: k.Dev, entry: n})
 	}
 	for _, k := range deletes {
@@ -70,7 +78,7 @@ func (t *Neighbours) Apply(ctx context.Context, puts map[NeighKey]MAC, deletes [
 // List reads the permanent entries of the tunnel devices. One with a port or VNI of its own shows no VTEP.
 func (t *FDB) List(ctx context.Context) (map[FDBKey]netip.Addr, error) {
 	have := make(map[FDBKey]netip.Addr)
-	for _, dev := range []string{Device4, Device6} {
+	for _, dev := range []string{DeviceVXLAN, DeviceVXLAN6} {
 		index, err := t.k.links().index(dev)
 		if err != nil {
 			continue // there is none
@@ -108,11 +116,11 @@ func (t *FDB) Delete(ctx context.Context, k FDBKey) error {
 func (t *FDB) Apply(ctx context.Context, puts map[FDBKey]netip.Addr, deletes []FDBKey) map[FDBKey]error {
 	var edits []edit[FDBKey]
 	for k, vtep := range puts {
-		n := neighbour{family: unix.AF_BRIDGE, state: unix.NUD_PERMANENT, flags: unix.NTF_SELF, ip: vtep, mac: k.MAC}
+		n := neighbour{family: unix.AF_BRIDGE, state: unix.NUD_PERMANENT, flags: unix.NTF_SELF, ip: vtep, mac: k.MAC, octets: len(k.MAC)}
 		edits = append(edits, edit[FDBKey]{key: k, dev: k.Dev, entry: n})
 	}
 	for _, k := range deletes {
-		n := neighbour{family: unix.AF_BRIDGE, flags: unix.NTF_SELF, mac: k.MAC}
+		n := neighbour{family: unix.AF_BRIDGE, flags: unix.NTF_SELF, mac: k.MAC, octets: len(k.MAC)}
 		edits = append(edits, edit[FDBKey]{key: k, dev: k.Dev, entry: n, gone: true})
 	}
 	return write(ctx, t.k, edits)
@@ -165,6 +173,7 @@ type neighbour struct {
 	index         int
 	ip            netip.Addr
 	mac           MAC
+	octets        int // of mac that the link has, when it is written
 }
 
 // Len is the size of the message in bytes.
@@ -181,7 +190,7 @@ func (n *neighbour) Serialize() []byte {
 		b = append(b, nl.NewRtAttr(unix.NDA_DST, n.ip.AsSlice()).Serialize()...)
 	}
 	if n.flags&unix.NTF_SELF != 0 || n.mac != (MAC{}) {
-		b = append(b, nl.NewRtAttr(unix.NDA_LLADDR, n.mac[:]).Serialize()...)
+		b = append(b, nl.NewRtAttr(unix.NDA_LLADDR, n.mac[:n.octets]).Serialize()...)
 	}
 	return b
 }

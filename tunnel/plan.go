@@ -35,8 +35,14 @@ func (u Underlay) of(is4 bool) netip.Addr {
 
 // Remote is a prefix behind other nodes.
 type Remote struct {
-	Prefix   netip.Prefix
-	NextHops []netip.Addr
+	Prefix netip.Prefix
+	Ends   []End
+}
+
+// End is a next hop and what it says of itself.
+type End struct {
+	Addr    netip.Addr
+	Accepts Encaps // the tunnels that it takes packets from
 }
 
 // Attached is an address behind one of this host's endpoint links.
@@ -49,6 +55,7 @@ type Attached struct {
 // Input is everything that the plan depends on.
 type Input struct {
 	Config   Config
+	Kernel   Encaps // tunnels that this host's kernel has
 	Pools    []netip.Prefix
 	Blocks   []netip.Prefix // this node's own
 	Underlay Underlay
@@ -102,6 +109,10 @@ func Plan(in Input) Rows {
 	return r
 }
 
+// Accepts is the tunnels that this node takes packets from: those of its mode that its kernel has. It is what the other
+// nodes are told.
+func (in Input) Accepts() Encaps { return in.Config.Mode.Tunnels() & in.Kernel }
+
 // ContainerMTU is the largest packet that a container may send: what the underlay carries, less the header of the
 // largest encapsulation that the mode may choose with the families that are in play. It does not change when peers of
 // those families come and go.
@@ -110,8 +121,12 @@ func ContainerMTU(in Input) int {
 		return in.MTU
 	}
 	over := 0
-	for _, vtep := range in.vteps() {
-		over = max(over, overhead(VXLAN, vtep))
+	for _, e := range in.Accepts().List() {
+		for _, vtep := range in.vteps() {
+			if vtep.Is4() || e == VXLAN {
+				over = max(over, overhead(e, vtep))
+			}
+		}
 	}
 	return in.Underlay.mtu() - over
 }
@@ -122,16 +137,13 @@ func (u Underlay) mtu() int { return cmp.Or(u.MTU, 1500) }
 // vteps is this node's own tunnel ends that may be used: of the node's address, of the family of each pool, and of each
 // next hop.
 func (in Input) vteps() []netip.Addr {
-	if in.Config.Mode != ModeAuto && in.Config.Mode != ModeVXLAN {
-		return nil
-	}
 	set := map[netip.Addr]bool{in.Underlay.Address.Unmap(): true}
 	for _, p := range in.Pools {
 		set[in.Underlay.of(p.Addr().Is4())] = true
 	}
 	for _, m := range in.Remotes {
-		for _, nh := range m.NextHops {
-			set[in.Underlay.of(nh.Unmap().Is4())] = true
+		for _, end := range m.Ends {
+			set[in.Underlay.of(end.Addr.Unmap().Is4())] = true
 		}
 	}
 	delete(set, netip.Addr{})
@@ -158,24 +170,30 @@ func (r *Rows) attached(in Input) {
 	}
 }
 
-// devices plans a tunnel device for each outer family that some next hop has, whether or not the tunnel is the way to
-// it: while a host moves between subnets its peers may send through the tunnel before it does.
+// devices plans every tunnel that this node accepts for each outer family that some next hop has, whether or not the
+// tunnel is the way to it: while a host moves between subnets its peers may send through the tunnel before it does.
 func (r *Rows) devices(in Input) {
-	if in.Config.Mode != ModeAuto && in.Config.Mode != ModeVXLAN {
-		return
-	}
 	for _, m := range in.Remotes {
-		for _, nh := range m.NextHops {
-			local := in.Underlay.of(nh.Unmap().Is4())
+		for _, end := range m.Ends {
+			local := in.Underlay.of(end.Addr.Unmap().Is4())
 			if !local.IsValid() {
 				continue
 			}
-			r.Devices[deviceOf(local)] = Device{
-				VNI: in.Config.VNI, Port: in.Config.Port, Local: local,
-				MTU: in.Underlay.mtu() - overhead(VXLAN, local), MAC: VTEPMAC(local),
+			for _, e := range in.Accepts().List() {
+				if e == VXLAN || local.Is4() {
+					r.Devices[deviceOf(e, local)] = in.device(e, local)
+				}
 			}
 		}
 	}
+}
+
+func (in Input) device(e Encap, local netip.Addr) Device {
+	d := Device{Kind: e, Local: local, MTU: in.Underlay.mtu() - overhead(e, local)}
+	if e == VXLAN {
+		d.VNI, d.Port, d.MAC = in.Config.VNI, in.Config.Port, VTEPMAC(local)
+	}
+	return d
 }
 
 // rules make what containers send to a tunnelled host use the tunnel, because what that host sends them does: both ways
@@ -194,8 +212,13 @@ func (r *Rows) rules(in Input) {
 	}
 }
 
-// sysctls turn forwarding on for the families that containers use.
+// sysctls turn forwarding on for the families that containers use, and a strict reverse path filter on our own tunnels
+// into a loose one: while two hosts do not yet agree on the way between them, one sends where the other would not. The
+// larger of this value and the one for all links is in force; what comes in on other links stays the administrator's.
 func (r *Rows) sysctls(in Input) {
+	for name := range r.Devices {
+		r.Sysctls["net/ipv4/conf/"+name+"/rp_filter"] = "2"
+	}
 	for _, p := range in.Pools {
 		if p.Addr().Is4() {
 			r.Sysctls[forwarding4] = "1"

@@ -47,12 +47,12 @@ func (in Input) apart() map[netip.Addr]Hop {
 // remote plans the route to one prefix and everything that it stands on.
 func (r *Rows) remote(in Input, m Remote) {
 	p := m.Prefix.Masked()
-	ways, reason := in.ways(p, m.NextHops)
+	ways, reason := in.ways(p, m.Ends)
 	if _, taken := r.Routes[RouteKey{Main, p}]; taken {
 		ways, reason = nil, ReasonOwn
 	}
 	if len(ways) == 0 {
-		r.Paths = append(r.Paths, Path{Prefix: p, Via: unmapped(m.NextHops), Reason: reason})
+		r.Paths = append(r.Paths, Path{Prefix: p, Via: unmapped(m.nextHops()), Reason: reason})
 		return
 	}
 	path := Path{Prefix: p, Encap: ways[0].encap}
@@ -63,29 +63,31 @@ func (r *Rows) remote(in Input, m Remote) {
 		hops = append(hops, hop)
 		path.Via = append(path.Via, w.next)
 		path.Dev = cmp.Or(path.Dev, hop.Dev)
-		path.MTU = lesser(path.MTU, in.room(w))
-		route.MTU = lesser(route.MTU, in.limit(w))
+		path.MTU = lesser(path.MTU, in.room(p, w))
+		route.MTU = lesser(route.MTU, in.limit(p, w))
 	}
 	route.Hops = SortHops(hops)
 	r.Routes[RouteKey{Main, p}] = route
 	r.Paths = append(r.Paths, path)
 }
 
-// ways sorts out the next hops that can be used: the direct ones if there are any, else those through a tunnel. When
-// there is none, it says why the first one can not.
-func (in Input) ways(p netip.Prefix, nextHops []netip.Addr) (best []way, reason string) {
-	for _, nh := range unmapped(nextHops) {
-		w := way{next: nh, hop: in.Hops[nh]}
+// ways sorts out the next hops that can be used: all those of the cheapest way. When there is none, it says why the first
+// one can not.
+func (in Input) ways(p netip.Prefix, ends []End) (best []way, reason string) {
+	for _, end := range sorted(ends) {
+		w := way{next: end.Addr, hop: in.Hops[end.Addr]}
 		var why string
-		w.encap, why = Choose(in.Config.Mode, p, nh, w.hop)
-		if w.encap == VXLAN && !in.Underlay.of(nh.Is4()).IsValid() {
-			w.encap, why = "", ReasonNoCommon
+		w.encap, why = Choose(Case{
+			Mode: in.Config.Mode, Prefix: p, NextHop: w.next, Hop: w.hop, Kernel: in.Kernel, Peer: end.Accepts,
+		})
+		if w.encap != Direct && !in.Underlay.of(w.next.Is4()).IsValid() {
+			w.encap, why = "", cmp.Or(why, ReasonNoCommon)
 		}
 		switch {
 		case w.encap == "":
 			reason = cmp.Or(reason, why)
-		case len(best) > 0 && w.encap != Direct && best[0].encap == Direct:
-		case len(best) > 0 && w.encap == Direct && best[0].encap != Direct:
+		case len(best) > 0 && w.encap.rank() > best[0].encap.rank():
+		case len(best) > 0 && w.encap.rank() < best[0].encap.rank():
 			best = []way{w}
 		default:
 			best = append(best, w)
@@ -94,37 +96,80 @@ func (in Input) ways(p netip.Prefix, nextHops []netip.Addr) (best []way, reason 
 	return best[:min(len(best), MaxHops)], cmp.Or(reason, ReasonUnreachable)
 }
 
-// hop plans one next hop. Through a tunnel it stands on the peer's neighbour and forwarding entry, and it brings the
-// route to the peer itself for packets from a pool. That one is of the prefix's family only: how the peer answers in the
-// other family is told by the peer's prefixes of that family.
+// sorted is the ends by their unmapped addresses. Of one that is there twice only what both say is believed.
+func sorted(ends []End) []End {
+	out := slices.Clone(ends)
+	for i := range out {
+		out[i].Addr = out[i].Addr.Unmap()
+	}
+	slices.SortFunc(out, func(a, b End) int { return a.Addr.Compare(b.Addr) })
+	for i := len(out) - 1; i > 0; i-- {
+		if out[i].Addr == out[i-1].Addr {
+			out[i-1].Accepts &= out[i].Accepts
+		}
+	}
+	return slices.CompactFunc(out, func(a, b End) bool { return a.Addr == b.Addr })
+}
+
+func (m Remote) nextHops() []netip.Addr {
+	addrs := make([]netip.Addr, len(m.Ends))
+	for i, end := range m.Ends {
+		addrs[i] = end.Addr
+	}
+	return addrs
+}
+
+// hop plans one next hop. Through a tunnel it stands on the peer's neighbour and forwarding entry, where the tunnel has
+// such, and it brings the route to the peer itself for packets from a pool. That one is of the prefix's family only: how
+// the peer answers in the other family is told by the peer's prefixes of that family.
 func (r *Rows) hop(in Input, p netip.Prefix, w way) NextHop {
 	if w.encap == Direct {
 		return NextHop{Via: w.next, Dev: w.hop.Dev}
 	}
-	dev, mac := deviceOf(w.next), VTEPMAC(w.next)
+	dev := deviceOf(w.encap, w.next)
 	hop := NextHop{Via: gateway(p, w.next), Dev: dev, OnLink: true}
-	r.FDB[FDBKey{dev, mac}] = w.next
-	r.Neighbours[NeighKey{dev, hop.Via}] = mac
+	if address, needed := linkAddress(w.encap, w.next); needed {
+		r.Neighbours[NeighKey{dev, hop.Via}] = address
+	}
+	if w.encap == VXLAN {
+		r.FDB[FDBKey{dev, VTEPMAC(w.next)}] = w.next
+	}
 	if p.Addr().Is4() == w.next.Is4() {
-		r.Routes[RouteKey{Table, host(w.next)}] = Route{Kind: Unicast, Hops: SortHops([]NextHop{hop}), MTU: in.limit(w)}
+		r.toHost(w.next, Route{Kind: Unicast, Hops: SortHops([]NextHop{hop}), MTU: in.limit(p, w)})
 	}
 	return hop
 }
 
-// room is the largest packet that gets to the next hop.
-func (in Input) room(w way) int {
-	if w.encap == Direct {
-		return cmp.Or(w.hop.MTU, in.Underlay.mtu())
+// toHost adds the route to a tunnelled host itself. When prefixes behind one host go by different tunnels, because they
+// say different things of it, the dearest is taken: it is the one that most hosts have.
+func (r *Rows) toHost(host netip.Addr, route Route) {
+	key := RouteKey{Table, netip.PrefixFrom(host, host.BitLen())}
+	if old, ok := r.Routes[key]; !ok || old.Hops[0].Dev != DeviceVXLAN {
+		r.Routes[key] = route
 	}
-	return lesser(in.Underlay.mtu(), w.hop.MTU) - overhead(w.encap, w.next)
 }
 
+// room is the largest packet for a prefix that gets to the next hop. For IPv6 it is at least what every link must carry
+// (RFC 8200 section 5): the kernel knows no smaller packets of it.
+func (in Input) room(p netip.Prefix, w way) int {
+	room := cmp.Or(w.hop.MTU, in.Underlay.mtu())
+	if w.encap != Direct {
+		room = lesser(in.Underlay.mtu(), w.hop.MTU) - overhead(w.encap, w.next)
+	}
+	if p.Addr().Is6() {
+		return max(room, leastMTU6)
+	}
+	return room
+}
+
+const leastMTU6 = 1280
+
 // limit is the MTU that the route itself must say: none, unless the way there carries less than the link it starts on.
-func (in Input) limit(w way) int {
+func (in Input) limit(p netip.Prefix, w way) int {
 	if w.hop.MTU == 0 || w.hop.MTU >= in.Underlay.mtu() {
 		return 0
 	}
-	return in.room(w)
+	return in.room(p, w)
 }
 
 // lesser is the smaller of two sizes, where 0 says nothing.

@@ -46,16 +46,20 @@ func TestPlan(t *testing.T) {
 	}
 }
 
-// readInput reads lines such as `hop 198.51.100.3 routed uplink 1500`.
+// readInput reads lines such as `hop 198.51.100.3 routed uplink 1500`. A next hop of a remote accepts VXLAN, unless it
+// says so itself: 198.51.100.3=ipip,vxlan; so does the kernel.
 func readInput(t *testing.T, text string) (in tunnel.Input) {
 	t.Helper()
 	in.Config = tunnel.Config{VNI: 88, Port: 4789}
+	in.Kernel = tunnel.SetOf(tunnel.VXLAN)
 	in.Hops = make(map[netip.Addr]tunnel.Hop)
 	for line := range strings.Lines(text) {
 		f := strings.Fields(line)
 		switch f[0] {
 		case "mode":
 			in.Config.Mode = tunnel.Mode(f[1])
+		case "kernel":
+			in.Kernel = encaps(strings.Join(f[1:], ","))
 		case "node":
 			in.Underlay = tunnel.Underlay{Dev: f[1], MTU: integer(t, f[2]), Address: addr(f[3])}
 			if len(f) > 4 {
@@ -76,7 +80,7 @@ func readInput(t *testing.T, text string) (in tunnel.Input) {
 		case "remote":
 			r := tunnel.Remote{Prefix: prefix(f[1])}
 			for _, nh := range f[2:] {
-				r.NextHops = append(r.NextHops, addr(nh))
+				r.Ends = append(r.Ends, endOf(nh))
 			}
 			in.Remotes = append(in.Remotes, r)
 		default:
@@ -84,6 +88,22 @@ func readInput(t *testing.T, text string) (in tunnel.Input) {
 		}
 	}
 	return in
+}
+
+// endOf reads a next hop and what it accepts.
+func endOf(text string) tunnel.End {
+	nh, accepts, told := strings.Cut(text, "=")
+	if !told {
+		accepts = "vxlan"
+	}
+	return tunnel.End{Addr: addr(nh), Accepts: encaps(accepts)}
+}
+
+func encaps(list string) (s tunnel.Encaps) {
+	for e := range strings.SplitSeq(list, ",") {
+		s |= tunnel.SetOf(tunnel.Encap(e))
+	}
+	return s
 }
 
 func integer(t *testing.T, s string) int {
@@ -124,9 +144,10 @@ func write[K comparable, V any](b *strings.Builder, format string, rows map[K]V,
 func drawInput(t *rapid.T) tunnel.Input {
 	in := tunnel.Input{
 		Config: tunnel.Config{
-			Mode: rapid.SampledFrom([]tunnel.Mode{tunnel.ModeAuto, tunnel.ModeVXLAN, tunnel.ModeHostGW, tunnel.ModeIPIP}).Draw(t, "mode"),
+			Mode: rapid.SampledFrom(modes()).Draw(t, "mode"),
 			VNI:  88, Port: 4789,
 		},
+		Kernel:   tunnel.Encaps(rapid.IntRange(0, 7).Draw(t, "kernel")),
 		Pools:    []netip.Prefix{prefix("10.88.0.0/16"), prefix("2001:db8:88::/48")},
 		Blocks:   []netip.Prefix{prefix("10.88.1.0/24"), prefix("2001:db8:88:1::/64")},
 		Underlay: tunnel.Underlay{Dev: "uplink", MTU: 1500, Address: addr("192.0.2.1")},
@@ -160,7 +181,8 @@ func drawInput(t *rapid.T) tunnel.Input {
 		r := tunnel.Remote{Prefix: p}
 		for _, nh := range nodes {
 			if rapid.Bool().Draw(t, "serves") {
-				r.NextHops = append(r.NextHops, nh)
+				accepts := tunnel.Encaps(rapid.IntRange(0, 7).Draw(t, "accepts"))
+				r.Ends = append(r.Ends, tunnel.End{Addr: nh, Accepts: accepts})
 			}
 		}
 		in.Remotes = append(in.Remotes, r)
@@ -175,7 +197,7 @@ func TestPlanDoesNotDependOnOrder(t *testing.T) {
 		r := rand.New(rand.NewPCG(rapid.Uint64().Draw(t, "seed"), 0))
 		r.Shuffle(len(in.Remotes), func(i, j int) { in.Remotes[i], in.Remotes[j] = in.Remotes[j], in.Remotes[i] })
 		for _, m := range in.Remotes {
-			r.Shuffle(len(m.NextHops), func(i, j int) { m.NextHops[i], m.NextHops[j] = m.NextHops[j], m.NextHops[i] })
+			r.Shuffle(len(m.Ends), func(i, j int) { m.Ends[i], m.Ends[j] = m.Ends[j], m.Ends[i] })
 		}
 		if diff := gocmp.Diff(first, readable(in)); diff != "" {
 			t.Fatalf("another order, another plan:\n%s", diff)
@@ -191,16 +213,15 @@ func TestPlanIsWhole(t *testing.T) {
 		used := make(map[tunnel.NeighKey]bool)
 		for k, r := range rows.Routes {
 			for _, h := range r.Used() {
-				if !strings.HasPrefix(h.Dev, "flvxlan") {
+				if !tunnel.IsDevice(h.Dev) {
 					continue
 				}
 				if _, ok := rows.Devices[h.Dev]; !ok {
 					t.Fatalf("route %v: %v: no such device", k, r)
 				}
 				n := tunnel.NeighKey{Dev: h.Dev, IP: h.Via}
-				vtep := rows.FDB[tunnel.FDBKey{Dev: h.Dev, MAC: rows.Neighbours[n]}]
-				if tunnel.VTEPMAC(vtep) != rows.Neighbours[n] {
-					t.Fatalf("route %v: %v: neighbour %v leads to %v", k, r, rows.Neighbours[n], vtep)
+				if end, ok := leads(rows, n); !ok || in.Hops[end] == (tunnel.Hop{}) {
+					t.Fatalf("route %v: %v leads to %v", k, r, end)
 				}
 				used[n] = true
 			}
@@ -220,6 +241,20 @@ func TestPlanIsWhole(t *testing.T) {
 			t.Fatalf("%d paths of %d remotes", len(rows.Paths), len(in.Remotes))
 		}
 	})
+}
+
+// leads follows a gateway on a tunnel device to the tunnel end.
+func leads(rows tunnel.Rows, n tunnel.NeighKey) (end netip.Addr, ok bool) {
+	address, known := rows.Neighbours[n]
+	switch n.Dev {
+	case tunnel.DeviceIPIP:
+		return n.IP, !known
+	case tunnel.DeviceGRE:
+		return netip.AddrFrom4([4]byte(address[:4])), known
+	default:
+		end, ok = rows.FDB[tunnel.FDBKey{Dev: n.Dev, MAC: address}]
+		return end, ok && tunnel.VTEPMAC(end) == address
+	}
 }
 
 // The routes of a plan do not change what it was made from: where they lead to a next hop, the kernel calls it
@@ -254,7 +289,7 @@ func BenchmarkPlan(b *testing.B) {
 		nh := netip.AddrFrom4([4]byte{198, 18, byte(i >> 8), byte(i)})
 		in.Hops[nh] = tunnel.Hop{Reachable: true, Dev: "uplink", MTU: 1500}
 		p := netip.PrefixFrom(netip.AddrFrom4([4]byte{10, byte(i >> 8), byte(i), 0}), 24+i%3)
-		in.Remotes = append(in.Remotes, tunnel.Remote{Prefix: p, NextHops: []netip.Addr{nh}})
+		in.Remotes = append(in.Remotes, tunnel.Remote{Prefix: p, Ends: []tunnel.End{{Addr: nh, Accepts: tunnel.SetOf(tunnel.VXLAN)}}})
 	}
 	for b.Loop() {
 		tunnel.Plan(in)

@@ -19,7 +19,7 @@ func main4(s string) tunnel.RouteKey { return tunnel.RouteKey{Table: tunnel.Main
 // routeCases are all the shapes of route that the plan makes.
 func routeCases() map[string]tunnel.Route {
 	src4, src6 := addr("192.0.2.1"), addr("2001:db8:1::1")
-	over4 := tunnel.NextHop{Via: addr("198.51.100.3"), Dev: tunnel.Device4, OnLink: true}
+	over4 := tunnel.NextHop{Via: addr("198.51.100.3"), Dev: tunnel.DeviceVXLAN, OnLink: true}
 	return map[string]tunnel.Route{
 		"10.88.1.0/24": {Kind: tunnel.Blackhole},
 		"10.88.2.0/24": {Kind: tunnel.Unicast, Source: src4, Hops: hops(
@@ -29,25 +29,25 @@ func routeCases() map[string]tunnel.Route {
 			tunnel.NextHop{Via: addr("192.0.2.9"), Dev: "uplink"}, tunnel.NextHop{Via: addr("192.0.2.3"), Dev: "uplink"},
 			tunnel.NextHop{Via: addr("192.0.2.4"), Dev: "uplink"})},
 		"10.88.5.0/24": {Kind: tunnel.Unicast, Source: src4, Hops: hops(
-			over4, tunnel.NextHop{Via: addr("198.51.100.4"), Dev: tunnel.Device4, OnLink: true})},
+			over4, tunnel.NextHop{Via: addr("198.51.100.4"), Dev: tunnel.DeviceVXLAN, OnLink: true})},
 		"10.88.6.0/24": {Kind: tunnel.Unicast, Source: src4, Hops: hops(
 			tunnel.NextHop{Via: addr("2001:db8:1::2"), Dev: "uplink"})},
 		"10.88.7.0/24": {Kind: tunnel.Unicast, Source: src4, Hops: hops(
-			tunnel.NextHop{Via: tunnel.LinkLocal(addr("2001:db8:2::3")), Dev: tunnel.Device6, OnLink: true},
-			tunnel.NextHop{Via: tunnel.LinkLocal(addr("2001:db8:2::4")), Dev: tunnel.Device6, OnLink: true})},
+			tunnel.NextHop{Via: tunnel.LinkLocal(addr("2001:db8:2::3")), Dev: tunnel.DeviceVXLAN6, OnLink: true},
+			tunnel.NextHop{Via: tunnel.LinkLocal(addr("2001:db8:2::4")), Dev: tunnel.DeviceVXLAN6, OnLink: true})},
 		"10.88.1.7/32": {Kind: tunnel.Unicast, Source: src4, Hops: hops(tunnel.NextHop{Dev: "fl0123456789"})},
 
 		"2001:db8:88:1::/64": {Kind: tunnel.Blackhole},
 		"2001:db8:88:2::/64": {Kind: tunnel.Unicast, Source: src6, Hops: hops(
 			tunnel.NextHop{Via: addr("2001:db8:1::2"), Dev: "uplink"})},
 		"2001:db8:88:3::/64": {Kind: tunnel.Unicast, Source: src6, MTU: 1400, Hops: hops(
-			tunnel.NextHop{Via: tunnel.LinkLocal(addr("198.51.100.3")), Dev: tunnel.Device4, OnLink: true})},
+			tunnel.NextHop{Via: tunnel.LinkLocal(addr("198.51.100.3")), Dev: tunnel.DeviceVXLAN, OnLink: true})},
 		"2001:db8:88:4::/64": {Kind: tunnel.Unicast, Hops: hops(
 			tunnel.NextHop{Via: addr("2001:db8:1::9"), Dev: "uplink"}, tunnel.NextHop{Via: addr("2001:db8:1::3"), Dev: "uplink"},
 			tunnel.NextHop{Via: addr("2001:db8:1::4"), Dev: "uplink"})},
 		"2001:db8:88:5::/64": {Kind: tunnel.Unicast, Source: src6, Hops: hops(
-			tunnel.NextHop{Via: tunnel.LinkLocal(addr("2001:db8:2::3")), Dev: tunnel.Device6, OnLink: true},
-			tunnel.NextHop{Via: tunnel.LinkLocal(addr("198.51.100.3")), Dev: tunnel.Device4, OnLink: true})},
+			tunnel.NextHop{Via: tunnel.LinkLocal(addr("2001:db8:2::3")), Dev: tunnel.DeviceVXLAN6, OnLink: true},
+			tunnel.NextHop{Via: tunnel.LinkLocal(addr("198.51.100.3")), Dev: tunnel.DeviceVXLAN, OnLink: true})},
 		"2001:db8:88:1::7/128": {Kind: tunnel.Unicast, Source: src6, Hops: hops(tunnel.NextHop{Dev: "fl0123456789"})},
 	}
 }
@@ -71,9 +71,9 @@ func TestRoutesComeBackAsTheyWerePut(t *testing.T) {
 	}
 	for _, vtep := range []string{"198.51.100.3/32", "2001:db8:2::3/128"} {
 		p := prefix(vtep)
-		dev := tunnel.Device4
+		dev := tunnel.DeviceVXLAN
 		if p.Addr().Is6() {
-			dev = tunnel.Device6
+			dev = tunnel.DeviceVXLAN6
 		}
 		want[tunnel.RouteKey{Table: tunnel.Table, Prefix: p}] = tunnel.Route{
 			Kind: tunnel.Unicast, Hops: hops(tunnel.NextHop{Via: p.Addr(), Dev: dev, OnLink: true}),

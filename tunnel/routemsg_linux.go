@@ -32,12 +32,24 @@ func newRoute(k RouteKey, r Route, flag int, all links) (*nl.NetlinkRequest, err
 	if r.MTU != 0 {
 		metrics := nl.NewRtAttr(unix.RTA_METRICS, nil)
 		metrics.AddRtAttr(unix.RTAX_MTU, nl.Uint32Attr(uint32(r.MTU)))
+		if lock := lockOf(k.Prefix); lock != 0 {
+			metrics.AddRtAttr(unix.RTAX_LOCK, nl.Uint32Attr(lock))
+		}
 		req.AddData(metrics)
 	}
 	if err := addHops(req, m, k.Prefix, r.Used(), all); err != nil {
 		return nil, err
 	}
 	return req, nil
+}
+
+// lockOf is which metrics of a route are locked. Linux forwards IPv6 by a route's MTU only if it is (include/net/ip6_route.h,
+// ip6_dst_mtu_maybe_forward); for IPv4 it would forbid this host to find out by itself what the path beyond carries.
+func lockOf(p netip.Prefix) uint32 {
+	if p.Addr().Is4() {
+		return 0
+	}
+	return 1 << unix.RTAX_MTU
 }
 
 // deleteRoute is the request that removes our route of the key and metric; metric 0 is any.
@@ -123,7 +135,8 @@ type answer struct {
 	prefix              netip.Prefix
 	source              netip.Addr
 	legs                []leg
-	object              bool // the next hops are those of a nexthop object
+	lock                uint32 // bits of the metrics that are locked
+	object              bool   // the next hops are those of a nexthop object
 	odd                 string
 }
 
@@ -176,11 +189,14 @@ func parseRoute(body []byte, all links) answer {
 
 func (a *answer) parseMetrics(b []byte) {
 	for kind, value := range attributes(b) {
-		if kind == unix.RTAX_MTU {
+		switch kind {
+		case unix.RTAX_MTU:
 			a.mtu = number(value)
-			continue
+		case unix.RTAX_LOCK:
+			a.lock = uint32(number(value))
+		default:
+			a.odd = "metrics"
 		}
-		a.odd = "metrics"
 	}
 }
 
@@ -243,6 +259,11 @@ func (a answer) entry() entry {
 		e.route.Fault = fmt.Sprintf("metric %d", a.metric)
 	case len(hops) > MaxHops:
 		e.route.Fault = fmt.Sprintf("%d next hops", len(hops))
+	case a.mtu != 0 && a.lock != lockOf(a.prefix) || a.mtu == 0 && a.lock != 0:
+		e.route.Fault = "locked"
+		if a.lock == 0 {
+			e.route.Fault = "unlocked"
+		}
 	}
 	return e
 }

@@ -20,21 +20,26 @@ const (
 // MaxHops is the number of next hops that one route can have.
 const MaxHops = 8
 
-// Device is a VXLAN device. The key is its name.
+// Device is a tunnel device. The key is its name.
 type Device struct {
-	VNI, Port int
+	Kind      Encap
+	VNI, Port int        // of VXLAN
 	Local     netip.Addr // source of the outer header
 	MTU       int
-	MAC       MAC
+	MAC       MAC    // of VXLAN
 	Fault     string // what else is wrong with it, one word; never wanted
 }
 
 func (d Device) String() string {
-	s := fmt.Sprintf("vxlan %d port %d local %v mtu %d mac %v", d.VNI, d.Port, d.Local, d.MTU, d.MAC)
+	s := fmt.Sprintf("%s local %v mtu %d", d.Kind, d.Local, d.MTU)
+	if d.Kind == VXLAN {
+		s = fmt.Sprintf("vxlan %d port %d local %v mtu %d mac %v", d.VNI, d.Port, d.Local, d.MTU, d.MAC)
+	}
 	return joined(s, d.Fault)
 }
 
-// NeighKey names a permanent neighbour of one of our links. The value is its MAC.
+// NeighKey names a permanent neighbour of one of our links. The value is its link-layer address: on a GRE device the four
+// bytes of the tunnel end, with two zero bytes behind.
 type NeighKey struct {
 	Dev string
 	IP  netip.Addr

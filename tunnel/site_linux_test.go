@@ -128,10 +128,15 @@ func (s *site) input(t *testing.T, n *node, mode tunnel.Mode) tunnel.Input {
 				nh = m.own[1-i]
 			}
 			next = append(next, nh)
-			in.Remotes = append(in.Remotes, tunnel.Remote{Prefix: b, NextHops: []netip.Addr{nh}})
+			in.Remotes = append(in.Remotes, tunnel.Remote{Prefix: b, Ends: []tunnel.End{{Addr: nh}}})
 		}
 	}
 	var err error
+	in.Kernel, err = n.k.Supports(t.Context(), mode.Tunnels())
+	must(t, err)
+	for _, m := range in.Remotes {
+		m.Ends[0].Accepts = in.Accepts() // they all run on one kernel
+	}
 	in.Underlay, err = n.k.Underlay(t.Context(), netip.Addr{})
 	must(t, err)
 	in.Hops, err = n.k.Hops(t.Context(), next)
@@ -153,8 +158,8 @@ func (s *site) converge(t *testing.T, mode tunnel.Mode) {
 func (n *node) pass(t *testing.T, rows tunnel.Rows) *reconcile.Report {
 	t.Helper()
 	report := reconcile.Climb(t.Context(),
-		rung(t, "sysctls", n.k.Sysctls(rows.Sysctls), rows.Sysctls),
 		rung(t, "devices", n.k.Devices(), rows.Devices),
+		rung(t, "sysctls", n.k.Sysctls(rows.Sysctls), rows.Sysctls),
 		rung(t, "neighbours", n.k.Neighbours(), rows.Neighbours),
 		rung(t, "fdb", n.k.FDB(), rows.FDB),
 		rung(t, "routes", n.k.Routes(), rows.Routes),
@@ -182,15 +187,36 @@ func TestSiteIsOneFlatNetwork(t *testing.T) {
 		"auto, IPv6 underlay":    {families{false, true}, tunnel.ModeAuto},
 		"vxlan, IPv6 underlay":   {families{false, true}, tunnel.ModeVXLAN},
 		"vxlan on IPv4 underlay": {families{true, false}, tunnel.ModeVXLAN},
+		"ipip":                   {families{true, true}, tunnel.ModeIPIP},
+		"gre":                    {families{true, false}, tunnel.ModeGRE},
 	} {
 		t.Run(name, func(t *testing.T) {
 			t.Parallel()
 			s := newSite(t, c.families)
+			s.needs(t, c.mode)
 			s.converge(t, c.mode)
-			s.everyoneReachesEveryone(t)
+			s.everyoneReachesEveryone(t, c.mode)
 			s.pathsAreThose(t, c.mode)
 		})
 	}
+}
+
+// needs skips the test where the kernel has nothing that the mode could use.
+func (s *site) needs(t *testing.T, mode tunnel.Mode) {
+	t.Helper()
+	found, err := s.nodes[0].k.Supports(t.Context(), mode.Tunnels())
+	must(t, err)
+	if found == 0 {
+		t.Skipf("this kernel has no %s; the same test runs in a virtual machine whose kernel has: make test-vm", mode)
+	}
+}
+
+// familiesOf are the indexes of those that containers can use in the mode: IPIP carries IPv4 only.
+func familiesOf(mode tunnel.Mode) []int {
+	if mode == tunnel.ModeIPIP {
+		return []int{0}
+	}
+	return []int{0, 1}
 }
 
 // end is somebody who can be asked and ask.
@@ -212,9 +238,9 @@ func (s *site) ends(i int) (all []end) {
 }
 
 // everyoneReachesEveryone asks across all pairs, and checks that everyone is seen by the address it has.
-func (s *site) everyoneReachesEveryone(t *testing.T) {
+func (s *site) everyoneReachesEveryone(t *testing.T, mode tunnel.Mode) {
 	t.Helper()
-	for i := range 2 {
+	for _, i := range familiesOf(mode) {
 		ends := s.ends(i)
 		for _, e := range ends {
 			e.Serve(e.ip)
@@ -239,7 +265,7 @@ func (s *site) everyoneReachesEveryone(t *testing.T) {
 func (s *site) pathsAreThose(t *testing.T, mode tunnel.Mode) {
 	t.Helper()
 	taps := []*nettest.Tap{s.nodes[0].Tap("uplink"), s.nodes[1].Tap("uplink"), s.nodes[2].Tap("uplink")}
-	for i := range 2 {
+	for _, i := range familiesOf(mode) {
 		for x, from := range s.nodes {
 			for y, to := range s.nodes {
 				if x == y {
@@ -259,14 +285,14 @@ func (s *site) pathsAreThose(t *testing.T, mode tunnel.Mode) {
 	for _, tap := range taps {
 		tap.Stop()
 	}
-	for i := range 2 {
+	for _, i := range familiesOf(mode) {
 		for x, from := range s.nodes {
 			for y, to := range s.nodes {
 				if x == y {
 					continue
 				}
 				far := from.Name == "b" || to.Name == "b"
-				wrapped := far || mode == tunnel.ModeVXLAN || i == 1 && !from.own[1].IsValid()
+				wrapped := far || mode != tunnel.ModeAuto || i == 1 && !from.own[1].IsValid()
 				for _, ip := range []netip.Addr{from.addresses[i], from.own[i]} {
 					all, tunnelled := taps[x].Between(ip, to.addresses[i])
 					switch {

@@ -4,13 +4,22 @@ import (
 	"crypto/sha256"
 	"fmt"
 	"net/netip"
+	"slices"
 )
 
-// The tunnel devices, one for each family of the outer header.
+// The tunnel devices. Linux ties a VXLAN device to one family of the outer header; IPIP and GRE are over IPv4.
 const (
-	Device4 = "flvxlan"
-	Device6 = "flvxlan6"
+	DeviceVXLAN  = "flvxlan"
+	DeviceVXLAN6 = "flvxlan6"
+	DeviceIPIP   = "flipip"
+	DeviceGRE    = "flgre"
 )
+
+// devices are the names of all tunnel devices.
+func devices() []string { return []string{DeviceVXLAN, DeviceVXLAN6, DeviceIPIP, DeviceGRE} }
+
+// IsDevice tells whether a link of that name is a tunnel device of ours.
+func IsDevice(name string) bool { return slices.Contains(devices(), name) }
 
 // MAC is an Ethernet address. Unlike net.HardwareAddr it can be compared.
 type MAC [6]byte
@@ -54,12 +63,33 @@ func LinkLocal(vtep netip.Addr) netip.Addr {
 	return netip.AddrFrom16(g)
 }
 
-// deviceOf names the tunnel device that leads to a VTEP.
-func deviceOf(vtep netip.Addr) string {
-	if vtep.Is4() {
-		return Device4
+// deviceOf names the tunnel device that leads to a tunnel end.
+func deviceOf(e Encap, end netip.Addr) string {
+	switch {
+	case e == IPIP:
+		return DeviceIPIP
+	case e == GRE:
+		return DeviceGRE
+	case end.Is4():
+		return DeviceVXLAN
+	default:
+		return DeviceVXLAN6
 	}
-	return Device6
+}
+
+// linkAddress is what the neighbour of a tunnel device must have so that packets to it get to the tunnel end: for VXLAN
+// the MAC of the device there, for GRE the four bytes of the end's own address, with two zero bytes behind. An IPIP device
+// has no neighbours, since it sends to the gateway of the route (net/ipv4/ip_tunnel.c, ip_tunnel_xmit).
+func linkAddress(e Encap, end netip.Addr) (m MAC, needed bool) {
+	switch e {
+	case VXLAN:
+		return VTEPMAC(end), true
+	case GRE:
+		copy(m[:], end.AsSlice())
+		return m, true
+	default:
+		return m, false
+	}
 }
 
 // gateway is the address that a prefix is routed to on the tunnel device.
