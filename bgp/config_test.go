@@ -79,6 +79,10 @@ func TestWrongAnnouncementIsRefusedAndHarmless(t *testing.T) {
 		"invalid Prefix":              {{NextHop: addr("192.0.2.1")}},
 		"can not be a next hop":       {{Prefix: netip.MustParsePrefix("10.88.1.0/24")}},
 		"can not have two next hops,": {ann("10.88.1.0/24", "192.0.2.1"), ann("10.88.1.0/24", "192.0.2.2")},
+		"is no set of tunnel types":   {accepting(0x80, "10.88.1.0/24", "192.0.2.1")},
+		"can not accept two sets of tunnels, 4 and 6": {
+			accepting(bgp.VXLAN, "10.88.1.0/24", "192.0.2.1"), accepting(bgp.VXLAN|bgp.IPIP, "10.88.1.0/24", "192.0.2.1"),
+		},
 	} {
 		if err := s.Announce(all); err == nil || !strings.Contains(err.Error(), want) {
 			t.Errorf("Announce(%v): %v, want %q", all, err, want)

@@ -24,9 +24,9 @@ func TestTwoNodesExchangeBothFamilies(t *testing.T) {
 		ann("10.88.2.0/24", "192.0.2.2"), ann("2001:db8:88:2::/64", "2001:db8::2"))
 	sa.until("is complete", 5*time.Second, func(e event) bool { return e.Complete })
 	sb.until("is complete", 5*time.Second, func(e event) bool { return e.Complete })
-	want := "[{10.88.1.0/24 [192.0.2.1] [192.0.2.1] a} {2001:db8:88:1::/64 [192.0.2.1] [192.0.2.1] a}]"
+	want := "[{10.88.1.0/24 [192.0.2.1] [192.0.2.1] [0] a} {2001:db8:88:1::/64 [192.0.2.1] [192.0.2.1] [0] a}]"
 	sb.until("knows a's name", time.Second, func(e event) bool { return fmt.Sprint(e.Routes) == want })
-	want = "[{10.88.2.0/24 [192.0.2.2] [192.0.2.2] b} {2001:db8:88:2::/64 [2001:db8::2] [192.0.2.2] b}]"
+	want = "[{10.88.2.0/24 [192.0.2.2] [192.0.2.2] [0] b} {2001:db8:88:2::/64 [2001:db8::2] [192.0.2.2] [0] b}]"
 	sa.until("knows b's name", time.Second, func(e event) bool { return fmt.Sprint(e.Routes) == want })
 	got := sa.peer("192.0.2.2")
 	if got.State != "established" || got.Received != 2 || got.Advertised != 2 || got.LastError != "" || got.ASN != 64512 ||

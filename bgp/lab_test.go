@@ -90,7 +90,7 @@ func speak(config string, in io.Reader, out io.Writer) int {
 	go func() {
 		for range s.Changed() {
 			routes, complete := s.Routes()
-			tell(event{Routes: routes, Complete: complete})
+			tell(event{Routes: routes, Complete: complete, Peers: s.Peers()})
 		}
 	}()
 	lines := bufio.NewScanner(in)
@@ -134,7 +134,7 @@ type speaker struct {
 	logs    *logs
 
 	mu   sync.Mutex
-	seen []event // every change of the routes, in order
+	seen []event // what was so at every poke, in order
 }
 
 // logs is what a speaker logged.
@@ -315,6 +315,16 @@ func (s *speaker) mark() mark {
 	return mark{len(s.seen), routes}
 }
 
+// poked waits until the condition was true at a poke since the mark.
+func (s *speaker) poked(what string, since mark, ok func(event) bool) {
+	s.t.Helper()
+	s.until("is poked, "+what, 6*time.Second, func(event) bool {
+		s.mu.Lock()
+		defer s.mu.Unlock()
+		return slices.ContainsFunc(s.seen[since.events:], ok)
+	})
+}
+
 // changes are the sets of routes that the speaker told of since the mark and that differ from those it had then.
 func (s *speaker) changes(since mark) [][]bgp.Route {
 	s.mu.Lock()
@@ -353,6 +363,12 @@ func addr(s string) netip.Addr { return netip.MustParseAddr(s) }
 
 func ann(prefix, hop string) bgp.Announcement {
 	return bgp.Announcement{Prefix: netip.MustParsePrefix(prefix), NextHop: addr(hop)}
+}
+
+func accepting(e bgp.Encaps, prefix, hop string) bgp.Announcement {
+	a := ann(prefix, hop)
+	a.Encaps = e
+	return a
 }
 
 // ourRace tells whether the race detector caught code of ours. GoBGP v3.37 reads a peer's capabilities for its API while

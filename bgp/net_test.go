@@ -62,13 +62,14 @@ type node struct {
 	host            *nettest.Host
 	port            string
 	address, prefix string
+	encaps          bgp.Encaps // what it announces to accept
 	cfg             bgp.Config
 	*speaker
 }
 
 func (n *node) start(t testing.TB) {
 	t.Helper()
-	n.speaker = start(t, n.host, n.cfg, ann(n.prefix, n.address))
+	n.speaker = start(t, n.host, n.cfg, accepting(n.encaps, n.prefix, n.address))
 }
 
 // sees says whether the node has exactly the other's route to the other's prefix.

@@ -16,6 +16,7 @@ import (
 type Announcement struct {
 	Prefix  netip.Prefix
 	NextHop netip.Addr
+	Encaps  Encaps // what the next hop accepts; 0 = say nothing of tunnels
 }
 
 func (a Announcement) check() error {
@@ -24,6 +25,8 @@ func (a Announcement) check() error {
 		return fmt.Errorf("%v is not a prefix", a.Prefix)
 	case !a.NextHop.IsValid() || a.NextHop.IsUnspecified() || a.NextHop.IsMulticast():
 		return fmt.Errorf("%v can not be a next hop", a.NextHop)
+	case a.Encaps&^(GRE|IPIP|VXLAN) != 0:
+		return fmt.Errorf("%#x is no set of tunnel types", a.Encaps)
 	}
 	return nil
 }
@@ -89,13 +92,22 @@ func (a Announcement) encode() (*api.Path, error) {
 	if err != nil {
 		return nil, fmt.Errorf("encode next hop %v: %w", a.NextHop, err)
 	}
-	return &api.Path{Family: f.api(), Nlri: nlri, Pattrs: []*anypb.Any{origin, hop}}, nil
+	attributes := []*anypb.Any{origin, hop}
+	if a.Encaps != 0 {
+		communities, err := a.Encaps.communities()
+		if err != nil {
+			return nil, fmt.Errorf("encode tunnels to %v: %w", a.NextHop, err)
+		}
+		attributes = append(attributes, communities)
+	}
+	return &api.Path{Family: f.api(), Nlri: nlri, Pattrs: attributes}, nil
 }
 
 // path is one way to a prefix, as GoBGP reports it.
 type path struct {
 	prefix    netip.Prefix
 	nextHop   netip.Addr // an IPv4-mapped address is given as IPv4
+	encaps    Encaps     // what the next hop accepts; 0 = not said
 	peer      netip.Addr // who told us; zero = we ourselves
 	withdrawn bool
 }
@@ -119,6 +131,7 @@ func decode(p *api.Path) (path, error) {
 		if out.nextHop, err = nextHop(p.GetPattrs()); err != nil {
 			return path{}, fmt.Errorf("decode path to %v: %w", prefix, err)
 		}
+		out.encaps = encaps(p.GetPattrs())
 	}
 	return out, nil
 }

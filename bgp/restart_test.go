@@ -38,9 +38,10 @@ func TestKilledAndRestartedNodeIsNotMissed(t *testing.T) {
 		t.Run(victim, func(t *testing.T) {
 			t.Parallel()
 			_, a, b := pair(t, victim)
+			a.encaps = bgp.IPIP | bgp.VXLAN
 			a.start(t)
 			b.start(t)
-			b.until("hears the victim", 5*time.Second, routed(a.prefix, a.address))
+			b.until("hears the victim", 5*time.Second, accepts(a.prefix, a.encaps))
 			b.until("has a session", 5*time.Second, established)
 			for range 2 {
 				mark := b.mark()
@@ -76,9 +77,10 @@ func TestReturnThatFailsHalfwayIsNoDeath(t *testing.T) {
 	_, a, b := pair(t, "higher")
 	for _, n := range []*node{a, b} {
 		n.cfg.RestartTime = 5 * time.Second
+		n.encaps = bgp.VXLAN
 		n.start(t)
 	}
-	b.until("hears the victim", 5*time.Second, func(e event) bool { return routed(a.prefix, a.address)(e) && established(e) })
+	b.until("hears the victim", 5*time.Second, func(e event) bool { return accepts(a.prefix, a.encaps)(e) && established(e) })
 	before := b.mark()
 	fail := func() {
 		b.until("waits for the victim", 3*time.Second, func(e event) bool { return e.Peers[0].State == "active" })

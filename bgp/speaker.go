@@ -40,7 +40,7 @@ type Speaker struct {
 	open      bool
 	complete  bool
 	sessions  map[netip.Addr]*session
-	announced map[netip.Prefix]netip.Addr
+	announced map[netip.Prefix]Announcement
 	best      rib
 	keeping   bool // some of best is kept for peers that restart
 	claims    rib  // who else announces what we announce
@@ -68,7 +68,7 @@ func Start(cfg Config, log *slog.Logger) (*Speaker, error) {
 	s := &Speaker{
 		log: log, gobgp: server.NewBgpServer(server.LoggerOption(hears)), hears: hears,
 		changed: make(chan struct{}, 1), reports: newQueue[*api.WatchEventResponse](), notes: notes, started: time.Now(),
-		cfg: cfg, sessions: make(map[netip.Addr]*session), announced: make(map[netip.Prefix]netip.Addr),
+		cfg: cfg, sessions: make(map[netip.Addr]*session), announced: make(map[netip.Prefix]Announcement),
 		best: make(rib), claims: make(rib),
 	}
 	for _, t := range cfg.terms() {
@@ -94,15 +94,19 @@ func (c Config) terms() []terms {
 // Announce tells the peers of exactly these prefixes: everything, every time. The first call opens the sessions. What
 // fails is reported and tried again by the next call; the rest is announced all the same.
 func (s *Speaker) Announce(all []Announcement) error {
-	want := make(map[netip.Prefix]netip.Addr, len(all))
+	want := make(map[netip.Prefix]Announcement, len(all))
 	for _, a := range all {
 		if err := a.check(); err != nil {
 			return fmt.Errorf("announce: %w", err)
 		}
-		if hop, twice := want[a.Prefix]; twice && hop != a.NextHop {
-			return fmt.Errorf("announce %v: it can not have two next hops, %v and %v", a.Prefix, hop, a.NextHop)
+		was, twice := want[a.Prefix]
+		switch {
+		case twice && was.NextHop != a.NextHop:
+			return fmt.Errorf("announce %v: it can not have two next hops, %v and %v", a.Prefix, was.NextHop, a.NextHop)
+		case twice && was.Encaps != a.Encaps:
+			return fmt.Errorf("announce %v: it can not accept two sets of tunnels, %d and %d", a.Prefix, was.Encaps, a.Encaps)
 		}
-		want[a.Prefix] = a.NextHop
+		want[a.Prefix] = a
 	}
 	s.ops.Lock()
 	defer s.ops.Unlock()
@@ -173,30 +177,30 @@ func (s *Speaker) exportOwnOnly() error {
 }
 
 // advertise makes GoBGP's own paths the wanted ones.
-func (s *Speaker) advertise(want map[netip.Prefix]netip.Addr) (errs []error) {
+func (s *Speaker) advertise(want map[netip.Prefix]Announcement) (errs []error) {
 	s.mu.Lock()
 	have := s.announced
 	s.mu.Unlock()
-	now := make(map[netip.Prefix]netip.Addr, len(want))
+	now := make(map[netip.Prefix]Announcement, len(want))
 	ctx := context.Background()
-	for prefix, hop := range want {
-		if have[prefix] != hop {
-			if err := s.addPath(ctx, Announcement{Prefix: prefix, NextHop: hop}); err != nil {
+	for prefix, a := range want {
+		if have[prefix] != a {
+			if err := s.addPath(ctx, a); err != nil {
 				errs = append(errs, fmt.Errorf("announce %v: %w", prefix, err))
-				hop = have[prefix] // what was there before stays
+				a = have[prefix] // what was there before stays
 			}
 		}
-		if hop.IsValid() {
-			now[prefix] = hop
+		if a.Prefix.IsValid() {
+			now[prefix] = a
 		}
 	}
-	for prefix, hop := range have {
+	for prefix, a := range have {
 		if _, ok := want[prefix]; ok {
 			continue
 		}
-		if err := s.deletePath(ctx, Announcement{Prefix: prefix, NextHop: hop}); err != nil {
+		if err := s.deletePath(ctx, a); err != nil {
 			errs = append(errs, fmt.Errorf("withdraw %v: %w", prefix, err))
-			now[prefix] = hop
+			now[prefix] = a
 		}
 	}
 	s.mu.Lock()

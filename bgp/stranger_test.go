@@ -75,8 +75,8 @@ func (s *stranger) say(m *gobgp.BGPMessage) {
 	}
 }
 
-// hears is the next message, nil when there is none within 8 s or the connection is closed.
-func (s *stranger) hears() *gobgp.BGPMessage {
+// reads is the next message as it was on the wire, nil when there is none within 8 s or the connection is closed.
+func (s *stranger) reads() []byte {
 	_ = s.conn.SetReadDeadline(time.Now().Add(8 * time.Second))
 	head := make([]byte, gobgp.BGP_HEADER_LENGTH)
 	if _, err := io.ReadFull(s.conn, head); err != nil {
@@ -86,7 +86,16 @@ func (s *stranger) hears() *gobgp.BGPMessage {
 	if _, err := io.ReadFull(s.conn, body); err != nil {
 		return nil
 	}
-	m, err := gobgp.ParseBGPMessage(append(head, body...))
+	return append(head, body...)
+}
+
+// hears is what reads gives, understood.
+func (s *stranger) hears() *gobgp.BGPMessage {
+	b := s.reads()
+	if b == nil {
+		return nil
+	}
+	m, err := gobgp.ParseBGPMessage(b)
 	if err != nil {
 		s.t.Errorf("stranger: %v", err)
 		return nil
@@ -94,12 +103,12 @@ func (s *stranger) hears() *gobgp.BGPMessage {
 	return m
 }
 
-func (s *stranger) tells(prefix string, bits uint8, hop string) {
+func (s *stranger) tells(prefix string, bits uint8, hop string, more ...gobgp.PathAttributeInterface) {
 	s.t.Helper()
-	s.say(gobgp.NewBGPUpdateMessage(nil, []gobgp.PathAttributeInterface{
+	s.say(gobgp.NewBGPUpdateMessage(nil, append([]gobgp.PathAttributeInterface{
 		gobgp.NewPathAttributeOrigin(0), gobgp.NewPathAttributeAsPath(nil), gobgp.NewPathAttributeNextHop(hop),
 		gobgp.NewPathAttributeLocalPref(100),
-	}, []*gobgp.IPAddrPrefix{gobgp.NewIPAddrPrefix(bits, prefix)}))
+	}, more...), []*gobgp.IPAddrPrefix{gobgp.NewIPAddrPrefix(bits, prefix)}))
 }
 
 func restarting(seconds uint16) *gobgp.CapGracefulRestart {
