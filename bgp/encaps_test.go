@@ -187,6 +187,31 @@ func TestOddCommunities(t *testing.T) {
 	}
 }
 
+// TestCommunitiesThatSpoilTheirRoute: the peer said something else than before, so what it said before is void (RFC 7606
+// section 2, treat-as-withdraw). The session and the other routes stay.
+func TestCommunitiesThatSpoilTheirRoute(t *testing.T) {
+	t.Parallel()
+	_, a, b := pair(t, "lower")
+	a.start(t)
+	s := meet(t, b.host, b.address, a.address, gobgp.NewCapMultiProtocol(gobgp.RF_IPv4_UC), restarting(20))
+	s.tells("10.88.3.0", 24, b.address, communities(ipipTunnel))
+	for name, octets := range map[string]string{
+		"cut short":                    vxlanTunnel + "\x03\x0c\x00",
+		"that GoBGP can not decode":    vxlanTunnel + "\x06\x7f\x00\x00\x00\x00\x00\x00",
+		"that GoBGP's API can not say": vxlanTunnel + "\x06\x04\x00\x00\x05\xdc\x00\x00",
+	} {
+		s.tells("10.88.2.0", 24, b.address, communities(vxlanTunnel))
+		a.until("hears it", time.Second, accepts(b.prefix, bgp.VXLAN))
+		since := a.peer(b.address).Since
+		s.tells("10.88.2.0", 24, "192.0.2.99", communities(octets))
+		a.until("takes communities "+name+" for a withdrawal", time.Second, routed(b.prefix))
+		e := a.now()
+		if e.Peers[0].State != "established" || !e.Peers[0].Since.Equal(since) || !accepts("10.88.3.0/24", bgp.IPIP)(e) {
+			t.Errorf("%s: %+v", name, e)
+		}
+	}
+}
+
 // TestReflectorsThatDiffer: between a node's update and the moment at which both reflectors have passed it on, they tell
 // different sets of the same next hop.
 func TestReflectorsThatDiffer(t *testing.T) {

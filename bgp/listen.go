@@ -91,7 +91,9 @@ func (s *Speaker) fold(report []*api.Path) bool {
 		decoded, err := decode(p)
 		if err != nil {
 			s.log.Debug("path not understood", "error", err)
-			continue
+			if !decoded.prefix.IsValid() {
+				continue
+			}
 		}
 		paths = append(paths, decoded)
 	}

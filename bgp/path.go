@@ -112,7 +112,8 @@ type path struct {
 	withdrawn bool
 }
 
-// decode reads what GoBGP reports of a prefix.
+// decode reads what GoBGP reports of a prefix. When only the prefix can be read, the path counts as withdrawn: what the
+// peer said of it before is void. GoBGP reports no attribute at all when there is one of them that its API can not say.
 func decode(p *api.Path) (path, error) {
 	var nlri api.IPAddressPrefix
 	if err := p.GetNlri().UnmarshalTo(&nlri); err != nil {
@@ -129,7 +130,8 @@ func decode(p *api.Path) (path, error) {
 	out := path{prefix: prefix, peer: neighbour(p), withdrawn: p.GetIsWithdraw()}
 	if !out.withdrawn {
 		if out.nextHop, err = nextHop(p.GetPattrs()); err != nil {
-			return path{}, fmt.Errorf("decode path to %v: %w", prefix, err)
+			out.withdrawn = true
+			return out, fmt.Errorf("decode path to %v: %w", prefix, err)
 		}
 		out.encaps = encaps(p.GetPattrs())
 	}

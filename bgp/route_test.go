@@ -163,3 +163,22 @@ func TestKeptHopLeavesTheOthers(t *testing.T) {
 		}
 	}
 }
+
+// TestPathThatCanNotBeReadIsNoPath: what the peer said before is void.
+func TestPathThatCanNotBeReadIsNoPath(t *testing.T) {
+	a := Announcement{Prefix: netip.MustParsePrefix("10.88.2.0/24"), NextHop: netip.MustParseAddr("192.0.2.2"), Encaps: VXLAN}
+	p, err := a.encode()
+	if err != nil {
+		t.Fatal(err)
+	}
+	p.NeighborIp = "192.0.2.2"
+	p.Pattrs = nil
+	got, err := decode(p)
+	if err == nil || !got.withdrawn || got.prefix != a.Prefix || got.peer != a.NextHop {
+		t.Errorf("%+v, %v", got, err)
+	}
+	p.Nlri = &anypb.Any{}
+	if got, err := decode(p); err == nil || got.prefix.IsValid() {
+		t.Errorf("%+v, %v", got, err)
+	}
+}
