@@ -83,6 +83,9 @@ func (s *Speaker) changes(cfg Config) []change {
 func (s *Speaker) change(c change) (err error) {
 	s.mu.Lock()
 	open := s.open
+	if p := s.sessions[c.address]; p != nil && p.state == stateEstablished {
+		poke(s.changed)
+	}
 	delete(s.sessions, c.address)
 	if c.want != nil {
 		s.sessions[c.address] = newSession(*c.want)

@@ -56,6 +56,7 @@ type session struct {
 	away     [families]time.Time // since when it has not told all of a family; zero: it has, or never did
 	patience time.Duration       // the restart time that it asked for
 	forsaken bool                // its routes are not to be kept: it is dead, or stopped for good
+	shown    time.Time           // since when it was up as turned saw it last; zero: it was not
 }
 
 func newSession(t terms) *session {
@@ -120,6 +121,16 @@ func (s *session) enter(n note) {
 func (s *session) leave() {
 	s.enter(note{to: stateIdle, when: time.Now()})
 	s.retained, s.forsaken = false, true
+}
+
+// turned says whether the session came up or ended since it was last asked, be it both.
+func (s *session) turned() bool {
+	was := s.shown
+	s.shown = time.Time{}
+	if s.state == stateEstablished {
+		s.shown = s.since
+	}
+	return s.shown != was
 }
 
 // because puts GoBGP's reason for the end of a session, or of an attempt, into words.

@@ -291,3 +291,52 @@ func TestMultipathTCPIsRefused(t *testing.T) {
 		t.Errorf("started with it: %v", err)
 	}
 }
+
+// TestSessionsThatComeAndGoPoke: those who watch the peers see each of it, although no route changes.
+func TestSessionsThatComeAndGoPoke(t *testing.T) {
+	t.Parallel()
+	_, a, b := pair(t, "higher")
+	a.start(t)
+	b.start(t)
+	b.until("hears the other", 5*time.Second, func(e event) bool { return routed(a.prefix, a.address)(e) && established(e) })
+	poked := func(what string, since mark, ok func(event) bool) {
+		t.Helper()
+		b.poked(what, since, ok)
+		if got := b.changes(since); len(got) > 0 {
+			t.Errorf("%s, and the routes changed: %v", what, got)
+		}
+	}
+	isUp := func(e event) bool {
+		return len(e.Peers) == 1 && e.Peers[0].State == "established" && e.Peers[0].Name == "higher"
+	}
+	isDown := func(e event) bool { return len(e.Peers) == 1 && e.Peers[0].State != "established" }
+	mark := b.mark()
+	a.kill()
+	poked("when the session ends", mark, isDown)
+	mark = b.mark()
+	a.cfg.Warm = true
+	a.start(t)
+	poked("when it is back", mark, isUp)
+	// From here on there are no routes at all.
+	b.announce()
+	a.announce()
+	b.until("has no routes", 2*time.Second, func(e event) bool { return len(e.Routes) == 0 && established(e) })
+	mark = b.mark()
+	peers := a.cfg.Peers
+	a.cfg.Peers = nil
+	a.setPeers(a.cfg)
+	poked("when the peer says goodbye", mark, isDown)
+	mark = b.mark()
+	a.cfg.Peers = peers
+	a.setPeers(a.cfg)
+	poked("when they meet again", mark, isUp)
+	mark = b.mark()
+	b.cfg.Peers[0].HoldTime = 6 * time.Second
+	b.setPeers(b.cfg)
+	poked("when a session is made anew", mark, isDown)
+	poked("when it is up with other terms", mark, isUp)
+	mark = b.mark()
+	b.cfg.Peers = nil
+	b.setPeers(b.cfg)
+	poked("when a session is taken away", mark, func(e event) bool { return len(e.Peers) == 0 })
+}

@@ -247,7 +247,8 @@ func (s *Speaker) Routes() (routes []Route, complete bool) {
 	return all.routes(name), s.complete
 }
 
-// Changed is poked when Routes would answer differently. Bursts collapse.
+// Changed is poked when Routes would answer differently, and when a session came up or ended, which Peers tells. Bursts
+// collapse.
 func (s *Speaker) Changed() <-chan struct{} {
 	return s.changed
 }

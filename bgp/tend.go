@@ -9,12 +9,14 @@ import (
 	api "github.com/osrg/gobgp/v3/api"
 )
 
-// review looks at what else follows from the sessions' states, and pokes when the routes became complete.
+// review looks at what else follows from the sessions' states, and pokes when one came up or ended and when the routes
+// became complete.
 func (s *Speaker) review() {
 	s.mu.Lock()
 	defer s.mu.Unlock()
-	complete, up := true, 0
+	complete, up, changed := true, 0, false
 	for _, p := range s.sessions {
+		changed = p.turned() || changed
 		if p.state == stateEstablished {
 			up++
 			quiet := !p.restarts && time.Since(p.since) > p.HoldTime
@@ -28,7 +30,7 @@ func (s *Speaker) review() {
 		}
 		complete = complete && p.heard
 	}
-	changed := s.release(func(prefix netip.Prefix, h hop) bool { return !s.keeps(prefix, h) })
+	changed = s.release(func(prefix netip.Prefix, h hop) bool { return !s.keeps(prefix, h) }) || changed
 	complete = complete || time.Since(s.started) >= s.cfg.RestartTime
 	if complete != s.complete || changed {
 		s.complete = complete
