@@ -31,6 +31,8 @@ type Speaker interface {
 // Underlay answers questions about the network beneath and says when it changes.
 type Underlay interface {
 	Underlay(ctx context.Context, address netip.Addr) (tunnel.Underlay, error)
+	// Supports finds out which of the wanted tunnels this host can make.
+	Supports(ctx context.Context, wanted tunnel.Encaps) (tunnel.Encaps, error)
 	Hops(ctx context.Context, next []netip.Addr) (map[netip.Addr]tunnel.Hop, error)
 	// Shadowed finds those of our prefixes for which the kernel uses a foreign route, with that route as text.
 	Shadowed(ctx context.Context, ours []netip.Prefix) (map[netip.Prefix]string, error)

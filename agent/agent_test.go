@@ -25,6 +25,7 @@ func route(prefix string, via ...string) bgp.Route {
 	for _, v := range via {
 		r.NextHops = append(r.NextHops, netip.MustParseAddr(v))
 		r.Peers = append(r.Peers, netip.MustParseAddr(v))
+		r.Encaps = append(r.Encaps, bgp.VXLAN)
 	}
 	return r
 }
@@ -49,7 +50,7 @@ func TestTheNearGetRoutesAndTheFarATunnel(t *testing.T) {
 		"route 10.88.3.0/24 -> via 198.51.100.3 dev flvxlan onlink src 192.0.2.1\n",
 		"rule 10.88.0.0/16 -> lookup 88 priority 8800\n",
 		"sysctl net/ipv4/ip_forward -> 1\n",
-		"announce 10.88.1.0/24 via 192.0.2.1\n",
+		"announce 10.88.1.0/24 via 192.0.2.1 that takes VXLAN\n",
 	} {
 		if !strings.Contains(got, line) {
 			t.Errorf("no line %q in\n%s", line, got)

@@ -128,6 +128,8 @@ func count(routes []Route) RouteCount {
 			c.IPIP++
 		case tunnel.VXLAN:
 			c.VXLAN++
+		case tunnel.GRE:
+			c.GRE++
 		}
 	}
 	return c

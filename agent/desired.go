@@ -46,7 +46,7 @@ func desire(in inputs) desired {
 	d.Rows = tunnel.Plan(plan)
 	d.show(nodes)
 	if !in.drained {
-		d.announce = announcements(in)
+		d.announce = announcements(in, told(plan.Accepts()))
 	}
 	return d
 }
@@ -60,9 +60,39 @@ func (d *desired) accept(in inputs, plan *tunnel.Input) map[netip.Prefix]string 
 			d.routes = append(d.routes, Route{Prefix: r.Prefix, Via: r.NextHops, Node: nodeOf(r), Reason: reason})
 			continue
 		}
-		plan.Remotes = append(plan.Remotes, tunnel.Remote{Prefix: r.Prefix, NextHops: r.NextHops})
+		plan.Remotes = append(plan.Remotes, tunnel.Remote{Prefix: r.Prefix, Ends: ends(r)})
 	}
 	return nodes
+}
+
+// ends are the next hops of a route with what they accept.
+func ends(r bgp.Route) []tunnel.End {
+	all := make([]tunnel.End, len(r.NextHops))
+	for i, nh := range r.NextHops {
+		all[i] = tunnel.End{Addr: nh, Accepts: heard(r.Encaps[i])}
+	}
+	return all
+}
+
+// told and heard are a set of tunnels in the words of BGP, and back.
+func told(s tunnel.Encaps) (out bgp.Encaps) {
+	for _, e := range s.List() {
+		out |= tunnelTypes()[e]
+	}
+	return out
+}
+
+func heard(s bgp.Encaps) (in tunnel.Encaps) {
+	for e, bit := range tunnelTypes() {
+		if s&bit != 0 {
+			in |= tunnel.SetOf(e)
+		}
+	}
+	return in
+}
+
+func tunnelTypes() map[tunnel.Encap]bgp.Encaps {
+	return map[tunnel.Encap]bgp.Encaps{tunnel.IPIP: bgp.IPIP, tunnel.GRE: bgp.GRE, tunnel.VXLAN: bgp.VXLAN}
 }
 
 // nodeOf names the node that a route leads to: by the name it gave itself, else by its address.
@@ -148,14 +178,15 @@ func (d *desired) show(nodes map[netip.Prefix]string) {
 	})
 }
 
-// announcements are one aggregate for each block, from config and store alone, so that BGP never feeds itself.
-func announcements(in inputs) []bgp.Announcement {
+// announcements are one aggregate for each block, from config and store alone, so that BGP never feeds itself. With each
+// goes which tunnels this node takes packets from.
+func announcements(in inputs, accepts bgp.Encaps) []bgp.Announcement {
 	var all []bgp.Announcement
 	for _, p := range in.cfg.Pools {
 		block := in.blocks[p.Name]
 		nh := nextHop(in.underlay, p.CIDR.Addr().Is4())
 		if block.IsValid() && nh.IsValid() {
-			all = append(all, bgp.Announcement{Prefix: block, NextHop: nh})
+			all = append(all, bgp.Announcement{Prefix: block, NextHop: nh, Encaps: accepts})
 		}
 	}
 	return all

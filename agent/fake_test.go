@@ -165,7 +165,7 @@ func (w *world) text() string {
 	w.mu.Lock()
 	defer w.mu.Unlock()
 	for _, a := range w.announced {
-		lines = append(lines, fmt.Sprintf("announce %v via %v", a.Prefix, a.NextHop))
+		lines = append(lines, fmt.Sprintf("announce %v via %v%s", a.Prefix, a.NextHop, map[bool]string{true: " that takes VXLAN"}[a.Encaps == bgp.VXLAN]))
 	}
 	return strings.Join(lines, "\n") + "\n"
 }
@@ -238,6 +238,11 @@ func (b beneath) Hops(_ context.Context, next []netip.Addr) (map[netip.Addr]tunn
 		out[nh] = h
 	}
 	return out, nil
+}
+
+// Supports is a kernel that has VXLAN alone.
+func (b beneath) Supports(_ context.Context, wanted tunnel.Encaps) (tunnel.Encaps, error) {
+	return wanted & tunnel.SetOf(tunnel.VXLAN), nil
 }
 
 func (b beneath) Shadowed(context.Context, []netip.Prefix) (map[netip.Prefix]string, error) {

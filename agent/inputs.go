@@ -101,6 +101,9 @@ func (a *Agent) readStore(in *inputs) error {
 // host from each other, so a fault counts against the pass but does not end it.
 func (a *Agent) readUnderlay(ctx context.Context, in *inputs) error {
 	u, err := a.room.Underlay.Underlay(ctx, in.cfg.Node.Address)
+	if err == nil {
+		u.Tunnels, err = a.room.Underlay.Supports(ctx, in.cfg.Tunnel.Mode.Tunnels())
+	}
 	if err != nil {
 		a.mu.Lock()
 		u = a.state.last.in.underlay

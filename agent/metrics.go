@@ -122,7 +122,7 @@ func (v view) Collect(out chan<- prometheus.Metric) {
 	for state, n := range states {
 		send("peers", "BGP neighbours, by state.", float64(n), prometheus.Labels{"state": state})
 	}
-	for encap, n := range map[string]int{"direct": s.Routes.Direct, "ipip": s.Routes.IPIP, "vxlan": s.Routes.VXLAN, "none": s.Routes.Skipped} {
+	for encap, n := range map[string]int{"direct": s.Routes.Direct, "ipip": s.Routes.IPIP, "vxlan": s.Routes.VXLAN, "gre": s.Routes.GRE, "none": s.Routes.Skipped} {
 		send("routes", "Remote prefixes, by how packets get there; none: not used.", float64(n), prometheus.Labels{"encap": encap})
 	}
 	leases := make(map[string]int)

@@ -55,7 +55,7 @@ type Peer struct {
 type Route struct {
 	Prefix    netip.Prefix `json:"prefix"`
 	Via       []netip.Addr `json:"via"`
-	Encap     string       `json:"encap"` // "direct", "vxlan"; "" when the route is not used
+	Encap     string       `json:"encap"` // "direct", "ipip", "vxlan", "gre"; "" when the route is not used
 	Dev       string       `json:"dev"`
 	MTU       int          `json:"mtu"` // bytes of an inner packet
 	Node      string       `json:"node"`
@@ -97,6 +97,7 @@ type RouteCount struct {
 	Direct  int `json:"direct"`
 	IPIP    int `json:"ipip"`
 	VXLAN   int `json:"vxlan"`
+	GRE     int `json:"gre"`
 	Skipped int `json:"skipped"`
 }
 

@@ -206,7 +206,7 @@ func routeWords(r agent.RouteCount) string {
 	for _, part := range []struct {
 		n    int
 		what string
-	}{{r.Direct, "direct"}, {r.IPIP, "ipip"}, {r.VXLAN, "vxlan"}, {r.Skipped, "not installed"}} {
+	}{{r.Direct, "direct"}, {r.IPIP, "ipip"}, {r.VXLAN, "vxlan"}, {r.GRE, "gre"}, {r.Skipped, "not installed"}} {
 		if part.n > 0 {
 			parts = append(parts, strconv.Itoa(part.n)+" "+part.what)
 		}

@@ -21,6 +21,7 @@ type Underlay struct {
 	Address6 netip.Addr     // of the other family on the same link; zero when it has none
 	Subnets  []netip.Prefix // connected to this host by links that are not ours
 	RA       []string       // links whose default route was learned from a router advertisement by the kernel
+	Tunnels  Encaps         // that the kernel has, of those that the mode may choose
 }
 
 // of is the underlay address of a family, zero when there is none.
@@ -55,7 +56,6 @@ type Attached struct {
 // Input is everything that the plan depends on.
 type Input struct {
 	Config   Config
-	Kernel   Encaps // tunnels that this host's kernel has
 	Pools    []netip.Prefix
 	Blocks   []netip.Prefix // this node's own
 	Underlay Underlay
@@ -111,7 +111,7 @@ func Plan(in Input) Rows {
 
 // Accepts is the tunnels that this node takes packets from: those of its mode that its kernel has. It is what the other
 // nodes are told.
-func (in Input) Accepts() Encaps { return in.Config.Mode.Tunnels() & in.Kernel }
+func (in Input) Accepts() Encaps { return in.Config.Mode.Tunnels() & in.Underlay.Tunnels }
 
 // ContainerMTU is the largest packet that a container may send: what the underlay carries, less the header of the
 // largest encapsulation that the mode may choose with the families that are in play. It does not change when peers of

@@ -78,7 +78,7 @@ func (in Input) ways(p netip.Prefix, ends []End) (best []way, reason string) {
 		w := way{next: end.Addr, hop: in.Hops[end.Addr]}
 		var why string
 		w.encap, why = Choose(Case{
-			Mode: in.Config.Mode, Prefix: p, NextHop: w.next, Hop: w.hop, Kernel: in.Kernel, Peer: end.Accepts,
+			Mode: in.Config.Mode, Prefix: p, NextHop: w.next, Hop: w.hop, Kernel: in.Underlay.Tunnels, Peer: end.Accepts,
 		})
 		if w.encap != Direct && !in.Underlay.of(w.next.Is4()).IsValid() {
 			w.encap, why = "", cmp.Or(why, ReasonNoCommon)

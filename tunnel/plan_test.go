@@ -51,7 +51,8 @@ func TestPlan(t *testing.T) {
 func readInput(t *testing.T, text string) (in tunnel.Input) {
 	t.Helper()
 	in.Config = tunnel.Config{VNI: 88, Port: 4789}
-	in.Kernel = tunnel.SetOf(tunnel.VXLAN)
+	kernel := tunnel.SetOf(tunnel.VXLAN)
+	defer func() { in.Underlay.Tunnels = kernel }()
 	in.Hops = make(map[netip.Addr]tunnel.Hop)
 	for line := range strings.Lines(text) {
 		f := strings.Fields(line)
@@ -59,7 +60,7 @@ func readInput(t *testing.T, text string) (in tunnel.Input) {
 		case "mode":
 			in.Config.Mode = tunnel.Mode(f[1])
 		case "kernel":
-			in.Kernel = encaps(strings.Join(f[1:], ","))
+			kernel = encaps(strings.Join(f[1:], ","))
 		case "node":
 			in.Underlay = tunnel.Underlay{Dev: f[1], MTU: integer(t, f[2]), Address: addr(f[3])}
 			if len(f) > 4 {
@@ -147,11 +148,12 @@ func drawInput(t *rapid.T) tunnel.Input {
 			Mode: rapid.SampledFrom(modes()).Draw(t, "mode"),
 			VNI:  88, Port: 4789,
 		},
-		Kernel:   tunnel.Encaps(rapid.IntRange(0, 7).Draw(t, "kernel")),
 		Pools:    []netip.Prefix{prefix("10.88.0.0/16"), prefix("2001:db8:88::/48")},
 		Blocks:   []netip.Prefix{prefix("10.88.1.0/24"), prefix("2001:db8:88:1::/64")},
-		Underlay: tunnel.Underlay{Dev: "uplink", MTU: 1500, Address: addr("192.0.2.1")},
-		Hops:     make(map[netip.Addr]tunnel.Hop),
+		Underlay: tunnel.Underlay{
+			Dev: "uplink", MTU: 1500, Address: addr("192.0.2.1"), Tunnels: tunnel.Encaps(rapid.IntRange(0, 7).Draw(t, "kernel")),
+		},
+		Hops: make(map[netip.Addr]tunnel.Hop),
 	}
 	if rapid.Bool().Draw(t, "dual") {
 		in.Underlay.Address6 = addr("2001:db8:1::1")
@@ -282,7 +284,7 @@ func TestPlanStandsOnItsOwnRoutes(t *testing.T) {
 func BenchmarkPlan(b *testing.B) {
 	in := tunnel.Input{
 		Config:   tunnel.Config{Mode: tunnel.ModeAuto, VNI: 88, Port: 4789},
-		Underlay: tunnel.Underlay{Dev: "uplink", MTU: 1500, Address: addr("192.0.2.1")},
+		Underlay: tunnel.Underlay{Dev: "uplink", MTU: 1500, Address: addr("192.0.2.1"), Tunnels: tunnel.SetOf(tunnel.VXLAN)},
 		Hops:     make(map[netip.Addr]tunnel.Hop),
 	}
 	for i := range 1000 {

@@ -132,13 +132,13 @@ func (s *site) input(t *testing.T, n *node, mode tunnel.Mode) tunnel.Input {
 		}
 	}
 	var err error
-	in.Kernel, err = n.k.Supports(t.Context(), mode.Tunnels())
+	in.Underlay, err = n.k.Underlay(t.Context(), netip.Addr{})
+	must(t, err)
+	in.Underlay.Tunnels, err = n.k.Supports(t.Context(), mode.Tunnels())
 	must(t, err)
 	for _, m := range in.Remotes {
 		m.Ends[0].Accepts = in.Accepts() // they all run on one kernel
 	}
-	in.Underlay, err = n.k.Underlay(t.Context(), netip.Addr{})
-	must(t, err)
 	in.Hops, err = n.k.Hops(t.Context(), next)
 	must(t, err)
 	return in
