@@ -87,10 +87,10 @@ type Peer struct {
 
 // Tunnel is how packets reach nodes that share no link with this one.
 type Tunnel struct {
-	Mode      string // "auto", "host-gw", "ipip", "vxlan"
+	Mode      string // "auto", "host-gw", "ipip", "vxlan", "gre"
 	VNI       int
 	VXLANPort uint16
-	Accept    string // whose encapsulated packets are taken: "peers"
+	Accept    string // whose encapsulated packets are taken: "peers", "any"
 }
 
 // NAT is how ports are published.

@@ -148,10 +148,10 @@ func (l *loader) peer(s section, b BGP) Peer {
 func (l *loader) tunnel() Tunnel {
 	s := l.table("tunnel")
 	return Tunnel{
-		Mode:      read(s, "mode", word("auto", "host-gw", "ipip", "vxlan")),
+		Mode:      read(s, "mode", word("auto", "host-gw", "ipip", "vxlan", "gre")),
 		VNI:       int(read(s, "vni", number(1, 1<<24-1))), // RFC 7348 section 5: 24 bits
 		VXLANPort: read(s, "vxlan_port", port),
-		Accept:    read(s, "accept", word("peers")),
+		Accept:    read(s, "accept", word("peers", "any")),
 	}
 }
 
