@@ -16,21 +16,21 @@ import (
 // Packet is what a tap tells of an IP packet: who sends to whom, and inside of which tunnel.
 type Packet struct {
 	Src, Dst           netip.Addr
-	VXLAN              bool
-	InnerSrc, InnerDst netip.Addr // of the packet inside; invalid when it is not IP, or not VXLAN
+	Encap              string     // "vxlan", "ipip" or "gre"; "" in the open
+	InnerSrc, InnerDst netip.Addr // of the packet inside; invalid when there is none, or when it is not IP
 }
 
-// ends are the addresses that matter to the two who talk.
-func (p Packet) ends() (src, dst netip.Addr) {
-	if p.VXLAN {
+// Ends are the addresses of the two who talk, whatever carries their packet.
+func (p Packet) Ends() (src, dst netip.Addr) {
+	if p.Encap != "" {
 		return p.InnerSrc, p.InnerDst
 	}
 	return p.Src, p.Dst
 }
 
 func (p Packet) String() string {
-	if p.VXLAN {
-		return fmt.Sprintf("vxlan %s > %s ( %s > %s )", p.Src, p.Dst, p.InnerSrc, p.InnerDst)
+	if p.Encap != "" {
+		return fmt.Sprintf("%s %s > %s ( %s > %s )", p.Encap, p.Src, p.Dst, p.InnerSrc, p.InnerDst)
 	}
 	return fmt.Sprintf("%s > %s", p.Src, p.Dst)
 }
@@ -131,53 +131,109 @@ func (tap *Tap) Count(holds func(Packet) bool) int {
 	return sum
 }
 
+// Ways counts the packets so far that two ends sent each other, by the word of the tunnel that each was in.
+func (tap *Tap) Ways(a, b netip.Addr) map[string]int {
+	tap.mu.Lock()
+	defer tap.mu.Unlock()
+	ways := make(map[string]int)
+	for p, n := range tap.seen {
+		if src, dst := p.Ends(); src == a && dst == b || src == b && dst == a {
+			ways[p.Encap] += n
+		}
+	}
+	return ways
+}
+
 // Between is the number of packets so far that two ends sent each other, and how many of them were in a tunnel.
 func (tap *Tap) Between(a, b netip.Addr) (all, tunnelled int) {
-	talk := func(p Packet) bool {
-		src, dst := p.ends()
-		return src == a && dst == b || src == b && dst == a
+	for encap, n := range tap.Ways(a, b) {
+		all += n
+		if encap != "" {
+			tunnelled += n
+		}
 	}
-	return tap.Count(talk), tap.Count(func(p Packet) bool { return p.VXLAN && talk(p) })
+	return all, tunnelled
 }
 
 // parseFrame reads an Ethernet frame; ok is false when it holds no IP.
 func parseFrame(frame []byte) (p Packet, ok bool) {
-	if len(frame) < 14 {
+	if len(frame) < ethernetHeader {
 		return p, false
 	}
-	var payload []byte
-	if p.Src, p.Dst, payload, ok = parseIP(frame[14:]); !ok || len(payload) < 16 {
-		return p, ok
+	outer, ok := parseIP(frame[ethernetHeader:])
+	if !ok {
+		return p, false
 	}
-	if binary.BigEndian.Uint16(payload[2:]) != vxlanPort { // destination port of UDP
-		return p, true
-	}
-	p.VXLAN = true
-	if len(payload) >= 8+8+14 {
-		p.InnerSrc, p.InnerDst, _, _ = parseIP(payload[8+8+14:])
-	}
+	p.Src, p.Dst = outer.src, outer.dst
+	var inside []byte
+	p.Encap, inside = outer.unwrap()
+	inner, _ := parseIP(inside)
+	p.InnerSrc, p.InnerDst = inner.src, inner.dst
 	return p, true
 }
 
-// parseIP reads an IP packet. The payload is that of UDP only, and empty otherwise.
-func parseIP(b []byte) (src, dst netip.Addr, udp []byte, ok bool) {
+const (
+	ethernetHeader = 14
+	udpHeader      = 8
+	vxlanHeader    = 8
+	greHeader      = 4 // without checksum, key and sequence number
+)
+
+// datagram is an IP packet.
+type datagram struct {
+	src, dst netip.Addr
+	protocol byte
+	payload  []byte // empty in all fragments but the first
+}
+
+// parseIP reads an IP packet; ok is false when it is none. Of IPv6 it knows no extension headers.
+func parseIP(b []byte) (d datagram, ok bool) {
 	switch {
 	case len(b) >= 20 && b[0]>>4 == 4:
-		src, _ = netip.AddrFromSlice(b[12:16])
-		dst, _ = netip.AddrFromSlice(b[16:20])
-		if length := int(b[0]&15) * 4; b[9] == unix.IPPROTO_UDP && len(b) > length {
-			udp = b[length:]
+		d.src, _ = netip.AddrFromSlice(b[12:16])
+		d.dst, _ = netip.AddrFromSlice(b[16:20])
+		d.protocol = b[9]
+		offset := binary.BigEndian.Uint16(b[6:]) & 0x1fff
+		if length := int(b[0]&15) * 4; offset == 0 && len(b) > length {
+			d.payload = b[length:]
 		}
-		return src, dst, udp, true
+		return d, true
 	case len(b) >= 40 && b[0]>>4 == 6:
-		src, _ = netip.AddrFromSlice(b[8:24])
-		dst, _ = netip.AddrFromSlice(b[24:40])
-		if b[6] == unix.IPPROTO_UDP {
-			udp = b[40:]
-		}
-		return src, dst, udp, true
+		d.src, _ = netip.AddrFromSlice(b[8:24])
+		d.dst, _ = netip.AddrFromSlice(b[24:40])
+		d.protocol, d.payload = b[6], b[40:]
+		return d, true
 	}
-	return src, dst, nil, false
+	return d, false
+}
+
+// unwrap names the tunnel that the packet is of, "" when it is of none, and gives the packet inside if that is IP.
+func (d datagram) unwrap() (encap string, inside []byte) {
+	switch {
+	case d.protocol == unix.IPPROTO_IPIP && d.src.Is4(): // RFC 2003
+		if len(d.payload) > 0 && d.payload[0]>>4 == 4 {
+			inside = d.payload
+		}
+		return "ipip", inside
+	case d.protocol == unix.IPPROTO_GRE: // RFC 2784
+		return "gre", unwrapGRE(d.payload)
+	case d.protocol == unix.IPPROTO_UDP && len(d.payload) >= udpHeader+vxlanHeader &&
+		binary.BigEndian.Uint16(d.payload[2:]) == vxlanPort: // RFC 7348
+		return "vxlan", d.payload[min(len(d.payload), udpHeader+vxlanHeader+ethernetHeader):]
+	}
+	return "", nil
+}
+
+// unwrapGRE gives the packet behind a header without options.
+func unwrapGRE(b []byte) []byte {
+	if len(b) < greHeader || b[0] != 0 || b[1] != 0 {
+		return nil
+	}
+	switch binary.BigEndian.Uint16(b[2:]) {
+	case unix.ETH_P_IP, unix.ETH_P_IPV6:
+		return b[greHeader:]
+	}
+	return nil
 }
 
 // Print lists packets, one kind a line.
