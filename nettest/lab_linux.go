@@ -22,11 +22,13 @@ const (
 // LabOptions says how a lab differs from the usual one.
 type LabOptions struct {
 	Binary   string        // the fairlead that the hosts run
-	Nodes    []string      // which hosts there are; nil: n1 to n4
+	Nodes    []string      // which hosts there are; nil: n1 to n4; n5 and n6 are in a third subnet
 	Underlay Family        // of the cables between the hosts
 	Pools    []string      // CIDRs that the hosts share; nil: 10.88.0.0/16
 	HoldTime time.Duration // of the BGP sessions; 0: the default of Fairlead
 	RPFilter int           // net.ipv4.conf.all.rp_filter of the hosts: 0 off, 1 strict, 2 loose
+	Mode     string        // [tunnel] mode; "": left out, which is auto
+	Across   string        // the tunnel that mode auto takes for IPv4 between subnets; "": vxlan
 	Extra    string        // TOML that ends every config file
 	Kept     string        // the lab outlives the program, with namespaces named so and a dash; "" for tests
 	Dir      string        // where its files are; "": a new one, which goes with the test
@@ -40,11 +42,15 @@ const labDir = "fairlead-lab-" // with the process id and a random number behind
 //	              ├─ switch ── .254 router .254 ── switch ─┤
 //	n2 192.0.2.2 ─┘                                      └─ n4 198.51.100.4
 //
-// and the same in 2001:db8:1::/64 and 2001:db8:2::/64.
+// and the same in 2001:db8:1::/64 and 2001:db8:2::/64. With n5 or n6 there is a third subnet, and a second router that
+// has .253 in the second subnet and .254 in the third:
+//
+//	n1 n2 192.0.2.0/24 ── router ── n3 n4 198.51.100.0/24 ── router2 ── n5 n6 203.0.113.0/24
 type Lab struct {
 	Nodes    []*Node
-	Router   *Host
-	Switches [2]*Host
+	Router   *Host // the first of Routers
+	Routers  []*Host
+	Switches []*Host // of each subnet
 	Dir      string
 	t        T
 	o        LabOptions
@@ -63,20 +69,24 @@ func NewLab(t T, o LabOptions) *Lab {
 	if l.Dir == "" {
 		l.Dir = NewDir(t, "")
 	}
-	l.Router = l.host("router")
-	for i := range l.Switches {
-		l.addSwitch(i)
-	}
-	l.Router.Sysctl("net/ipv4/ip_forward", "1")
-	l.Router.Sysctl("net/ipv6/conf/all/forwarding", "1")
+	l.addNetworks(max(2, 1+subnetOf(slices.Max(o.Nodes))))
 	for _, name := range o.Nodes {
 		l.addNode(name)
 	}
+	l.writeConfigs()
+	return l
+}
+
+func (l *Lab) writeConfigs() {
 	for _, n := range l.Nodes {
 		n.WriteConfig(n.Config())
 	}
-	return l
 }
+
+// numberOf is the last part of a host's addresses, subnetOf the subnet that it begins in: n3 is 3, in the second one.
+func numberOf(name string) int { return int(name[1] - '0') }
+
+func subnetOf(name string) int { return (numberOf(name) - 1) / 2 }
 
 // NewDir makes a directory below parent, or where temporary files are; it goes with the test.
 //
@@ -105,42 +115,100 @@ func (l *Lab) host(name string) *Host {
 	return h
 }
 
-// addSwitch makes the switch of subnet i and its cable to the router.
-func (l *Lab) addSwitch(i int) {
-	sw := l.host(fmt.Sprintf("switch%d", i+1))
-	l.Switches[i] = sw
+// addNetworks makes the subnets and the routers between them.
+func (l *Lab) addNetworks(count int) {
+	l.t.Helper()
+	for i := range count {
+		l.addSwitch(fmt.Sprintf("switch%d", i+1))
+	}
+	for i := range count - 1 {
+		l.addRouter(i)
+	}
+	l.Router = l.Routers[0]
+	if count > 2 {
+		l.static(l.Routers[0], 2, 1, 253)
+		l.static(l.Routers[1], 0, 1, 254)
+	}
+}
+
+func (l *Lab) addSwitch(name string) {
+	l.t.Helper()
+	sw := l.host(name)
+	l.Switches = append(l.Switches, sw)
 	sw.Sysctl("net/ipv6/conf/all/disable_ipv6", "1")
 	sw.Sysctl("net/ipv6/conf/default/disable_ipv6", "1")
 	sw.IP("link add br0 type bridge stp_state 0 forward_delay 0 mcast_snooping 0")
 	sw.IP("link set br0 up")
-	dev := fmt.Sprintf("eth%d", i)
-	Wire(l.t, l.Router, dev, sw, "router")
-	sw.IP("link set router master br0")
-	l.address(l.Router, dev, i, 254)
+}
+
+// addRouter makes the router between subnet i and the next one: router, then router2. It has .254, except where another
+// router has that already.
+func (l *Lab) addRouter(i int) {
+	l.t.Helper()
+	name := "router"
+	if i > 0 {
+		name = fmt.Sprintf("router%d", i+1)
+	}
+	r := l.host(name)
+	l.Routers = append(l.Routers, r)
+	for side, number := range []int{254 - i, 254} {
+		dev := fmt.Sprintf("eth%d", side)
+		l.connect(r, dev, i+side, name)
+		l.address(r, dev, i+side, number)
+	}
+	r.Sysctl("net/ipv4/ip_forward", "1")
+	r.Sysctl("net/ipv6/conf/all/forwarding", "1")
+}
+
+// connect joins a host's new link to the switch of subnet i.
+func (l *Lab) connect(h *Host, dev string, i int, port string) {
+	l.t.Helper()
+	Wire(l.t, h, dev, l.Switches[i], port)
+	l.Switches[i].IP("link set " + port + " master br0")
+}
+
+// number4 and number6 are the addresses of a host in subnet i.
+func number4(i, number int) netip.Addr {
+	return netip.MustParseAddr(fmt.Sprintf("%s.%d", []string{"192.0.2", "198.51.100", "203.0.113"}[i], number))
+}
+
+func number6(i, number int) netip.Addr {
+	return netip.MustParseAddr(fmt.Sprintf("2001:db8:%d::%d", i+1, number))
+}
+
+// static is a route to subnet to by way of a router in subnet i.
+func (l *Lab) static(h *Host, to, i, router int) {
+	l.t.Helper()
+	if l.o.Underlay != Only6 {
+		h.IP(fmt.Sprintf("route replace %s/24 via %s", number4(to, 0), number4(i, router)))
+	}
+	if l.o.Underlay != Only4 {
+		h.IP(fmt.Sprintf("-6 route replace %s/64 via %s", number6(to, 0), number6(i, router)))
+	}
 }
 
 // address gives dev the address with this host number in subnet i.
 func (l *Lab) address(h *Host, dev string, i, number int) (a4, a6 netip.Addr) {
+	l.t.Helper()
 	if l.o.Underlay != Only6 {
-		a4 = netip.MustParseAddr(fmt.Sprintf("%s.%d", []string{"192.0.2", "198.51.100"}[i], number))
+		a4 = number4(i, number)
 		h.IP(fmt.Sprintf("addr add %s/24 dev %s", a4, dev))
 	}
 	if l.o.Underlay != Only4 {
-		a6 = netip.MustParseAddr(fmt.Sprintf("2001:db8:%d::%d", i+1, number))
+		a6 = number6(i, number)
 		h.IP(fmt.Sprintf("addr add %s/64 dev %s nodad", a6, dev))
 	}
 	return a4, a6
 }
 
-// addNode makes the host n1, n2, n3 or n4. The first two are in the first subnet.
+// addNode makes a host, with its cable and its addresses.
 func (l *Lab) addNode(name string) {
-	number := int(name[1] - '0')
-	subnet := (number - 1) / 2
-	n := &Node{Host: l.host(name), Subnet: subnet, Dir: filepath.Join(l.Dir, name), lab: l}
-	n.Cable(l.Switches[subnet])
-	n.Address4, n.Address6 = l.address(n.Host, "eth0", subnet, number)
+	l.t.Helper()
+	n := &Node{Host: l.host(name), Subnet: subnetOf(name), Dir: filepath.Join(l.Dir, name), lab: l}
+	l.connect(n.Host, "eth0", n.Subnet, name)
 	n.Sysctl("net/ipv4/conf/all/rp_filter", fmt.Sprint(l.o.RPFilter))
 	n.Sysctl("net/ipv4/conf/default/rp_filter", fmt.Sprint(l.o.RPFilter))
+	n.Address4, n.Address6 = l.address(n.Host, "eth0", n.Subnet, numberOf(name))
 	n.DefaultRoutes()
 	for _, dir := range []string{n.Dir, filepath.Join(n.Dir, "conf.d")} {
 		if err := os.MkdirAll(dir, 0o755); err != nil {
@@ -150,27 +218,20 @@ func (l *Lab) addNode(name string) {
 	l.Nodes = append(l.Nodes, n)
 }
 
-// Cable joins the host to its switch.
-func (n *Node) Cable(sw *Host) {
-	Wire(n.lab.t, n.Host, "eth0", sw, n.Name)
-	sw.IP("link set " + n.Name + " master br0")
-}
-
-// DefaultRoutes sets what the host's own network configuration would: the default routes to the router.
+// DefaultRoutes sets what the host's own network configuration would: the default routes to the router, and between two
+// routers also the way to the subnet behind the second.
 func (n *Node) DefaultRoutes() {
+	n.lab.t.Helper()
 	if n.Address4.IsValid() {
-		n.IP(fmt.Sprintf("route replace default via %s.254", []string{"192.0.2", "198.51.100"}[n.Subnet]))
+		n.IP(fmt.Sprintf("route replace default via %s", number4(n.Subnet, 254)))
 	}
 	if n.Address6.IsValid() {
-		n.IP(fmt.Sprintf("-6 route replace default via 2001:db8:%d::254", n.Subnet+1))
+		n.IP(fmt.Sprintf("-6 route replace default via %s", number6(n.Subnet, 254)))
+	}
+	if n.Subnet == 1 && len(n.lab.Routers) > 1 {
+		n.lab.static(n.Host, 2, 1, 253)
 	}
 }
-
-// Unplug takes the host's cable out of its switch; Plug puts it back.
-func (n *Node) Unplug() { n.lab.Switches[n.Subnet].IP("link set " + n.Name + " down") }
-
-// Plug is the end of Unplug.
-func (n *Node) Plug() { n.lab.Switches[n.Subnet].IP("link set " + n.Name + " up") }
 
 // Node returns the host of that name.
 func (l *Lab) Node(name string) *Node {
@@ -207,7 +268,7 @@ func (n *Node) Config() string {
 	if n.lab.o.HoldTime > 0 {
 		fmt.Fprintf(&b, "hold_time = %q\n", n.lab.o.HoldTime)
 	}
-	if n.lab.o.Underlay == Only6 {
+	if n.lab.o.Underlay == Only6 { // any number will do that no other host has
 		fmt.Fprintf(&b, "router_id = \"203.0.113.%s\"\n", n.Name[1:])
 	}
 	var peers []string
@@ -218,6 +279,9 @@ func (n *Node) Config() string {
 	}
 	if len(peers) > 0 {
 		fmt.Fprintf(&b, "peer = [%s]\n", strings.Join(peers, ", "))
+	}
+	if n.lab.o.Mode != "" {
+		fmt.Fprintf(&b, "\n[tunnel]\nmode = %q\n", n.lab.o.Mode)
 	}
 	if n.lab.o.Extra != "" {
 		b.WriteString("\n" + n.lab.o.Extra)

@@ -1,6 +1,7 @@
 package nettest_test
 
 import (
+	"cmp"
 	"fmt"
 	"net/netip"
 	"slices"
@@ -11,12 +12,15 @@ import (
 	"github.com/fairlead-net/fairlead/nettest"
 )
 
-func TestLabHostsReachEachOtherAcrossTheRouter(t *testing.T) {
-	l := nettest.NewLab(t, nettest.LabOptions{RPFilter: 1})
-	for _, n := range l.Nodes {
-		n.Serve(n.Address4)
-		n.Serve(n.Address6)
-	}
+// serve offers the services of a host on its addresses of this moment.
+func serve(n *nettest.Node) {
+	n.Serve(n.Address4)
+	n.Serve(n.Address6)
+}
+
+// meet has every host ask every other one, in both families.
+func meet(t *testing.T, l *nettest.Lab) {
+	t.Helper()
 	for _, from := range l.Nodes {
 		for _, to := range l.Nodes {
 			for _, pair := range [][2]netip.Addr{{from.Address4, to.Address4}, {from.Address6, to.Address6}} {
@@ -29,8 +33,83 @@ func TestLabHostsReachEachOtherAcrossTheRouter(t *testing.T) {
 			}
 		}
 	}
+}
+
+func TestLabHostsReachEachOtherAcrossTheRouter(t *testing.T) {
+	l := nettest.NewLab(t, nettest.LabOptions{RPFilter: 1})
+	for _, n := range l.Nodes {
+		serve(n)
+	}
+	meet(t, l)
 	if lines := strings.Count(l.Nodes[0].Config(), "\n"); lines >= 15 {
 		t.Errorf("the config has %d lines", lines)
+	}
+}
+
+func TestHostsOfThreeSubnetsMayMove(t *testing.T) {
+	l := nettest.NewLab(t, nettest.LabOptions{Nodes: []string{"n1", "n2", "n3", "n4", "n5", "n6"}, RPFilter: 1})
+	for _, n := range l.Nodes {
+		serve(n)
+	}
+	meet(t, l)
+	l.Node("n1").Move(2)
+	l.Node("n3").Move(0)
+	l.Node("n6").Move(1)
+	l.Node("n4").Renumber(44)
+	for name, want := range map[string]string{"n1": "203.0.113.1", "n3": "192.0.2.3", "n6": "198.51.100.6", "n4": "198.51.100.44"} {
+		n := l.Node(name)
+		if n.Address4.String() != want || !strings.Contains(l.Node("n2").Config(), want) {
+			t.Errorf("%s has %s, want %s", name, n.Address4, want)
+		}
+		serve(n)
+	}
+	meet(t, l)
+	l.Node("n4").Down()
+	l.Node("n4").Up()
+	n := l.Node("n2")
+	n.AddUplink(1)
+	for _, far := range []netip.Addr{l.Node("n4").Address4, l.Node("n4").Address6} {
+		if out := n.IP("route get " + far.String()); !strings.Contains(out, "dev eth1") || strings.Contains(out, "via") {
+			t.Errorf("with a second link: %s", out)
+		}
+	}
+	n.CutUplink()
+	meet(t, l)
+}
+
+func TestALabKnowsTheWayOfEachMode(t *testing.T) {
+	for _, c := range []struct {
+		o    nettest.LabOptions
+		want map[string]string // by mode: to n2 over IPv4 and IPv6, and to n3
+	}{
+		{nettest.LabOptions{}, map[string]string{"": "direct direct vxlan vxlan"}},
+		{nettest.LabOptions{Across: "ipip"}, map[string]string{
+			"auto": "direct direct ipip vxlan", "vxlan": "vxlan vxlan vxlan vxlan", "ipip": "ipip - ipip -",
+			"gre": "gre gre gre gre", "host-gw": "direct direct - -",
+		}},
+		{nettest.LabOptions{Across: "ipip", Underlay: nettest.Only4}, map[string]string{
+			"auto": "direct vxlan ipip vxlan", "host-gw": "direct - - -",
+		}},
+		{nettest.LabOptions{Across: "ipip", Underlay: nettest.Only6}, map[string]string{
+			"auto": "direct direct vxlan vxlan", "gre": "- - - -",
+		}},
+	} {
+		c.o.Nodes = []string{"n1", "n2", "n3"}
+		l := nettest.NewLab(t, c.o)
+		n, near, far := l.Node("n1"), l.Node("n2"), l.Node("n3")
+		for mode, want := range c.want {
+			l.SetMode(mode)
+			words := []string{n.EncapTo(near, true), n.EncapTo(near, false), n.EncapTo(far, true), n.EncapTo(far, false)}
+			for i := range words {
+				words[i] = cmp.Or(words[i], "-")
+			}
+			if got := strings.Join(words, " "); got != want {
+				t.Errorf("%+v in mode %q: %s, want %s", c.o, mode, got, want)
+			}
+			if line := fmt.Sprintf("mode = %q", mode); strings.Contains(n.Config(), line) != (mode != "") {
+				t.Errorf("the config of mode %q: %s", mode, n.Config())
+			}
+		}
 	}
 }
 

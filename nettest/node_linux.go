@@ -19,7 +19,7 @@ import (
 type Node struct {
 	*Host
 	Address4, Address6 netip.Addr // of eth0; invalid without that family
-	Subnet             int        // 0 or 1
+	Subnet             int        // 0, 1 or 2
 	Dir                string     // holds its config, state, socket and log
 	lab                *Lab
 	daemon             *process

@@ -32,10 +32,18 @@ type outlook struct {
 		Configured  int `json:"configured"`
 		Established int `json:"established"`
 	} `json:"peers"`
-	Routes struct {
-		Direct int `json:"direct"`
-		VXLAN  int `json:"vxlan"`
-	} `json:"routes"`
+	Routes map[string]int `json:"routes"` // by the way there, and "skipped"
+}
+
+// installed is the number of routes in use, whatever the way.
+func (o outlook) installed() int {
+	sum := 0
+	for way, count := range o.Routes {
+		if way != "skipped" {
+			sum += count
+		}
+	}
+	return sum
 }
 
 // WaitReady waits until the daemon says that it is ready.
@@ -44,13 +52,13 @@ func (n *Node) WaitReady(patience time.Duration) time.Duration {
 	return Eventually(n.lab.t, patience, func() error { return n.ready(nil) })
 }
 
-// WaitConverged waits until the daemon is ready, all its sessions are up, and it has a way to every other node's block.
+// WaitConverged waits until the daemon is ready, all its sessions are up, and it has a way to every other node's block,
+// but for those to which the lab's mode allows none.
 func (n *Node) WaitConverged(patience time.Duration) time.Duration {
 	n.lab.t.Helper()
 	return Eventually(n.lab.t, patience, func() error {
 		return n.ready(func(o outlook) bool {
-			others := len(n.lab.Nodes) - 1
-			return o.Peers.Established == others && o.Routes.Direct+o.Routes.VXLAN == others*len(n.lab.o.Pools)
+			return o.Peers.Established == len(n.lab.Nodes)-1 && o.installed() == n.remotes()
 		})
 	})
 }
@@ -64,8 +72,8 @@ func (n *Node) ready(more func(outlook) bool) error {
 		return fmt.Errorf("%s: %w", n.Name, err)
 	}
 	if !o.Ready || more != nil && !more(o) {
-		return fmt.Errorf("%s: ready %v, %d of %d peers, %d direct and %d vxlan routes; %s", n.Name, o.Ready,
-			o.Peers.Established, o.Peers.Configured, o.Routes.Direct, o.Routes.VXLAN, strings.Join(o.Problems, "; "))
+		return fmt.Errorf("%s: ready %v, %d of %d peers, %d of %d routes; %s", n.Name, o.Ready,
+			o.Peers.Established, o.Peers.Configured, o.installed(), n.remotes(), strings.Join(o.Problems, "; "))
 	}
 	return nil
 }

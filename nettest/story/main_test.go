@@ -2,6 +2,7 @@
 package story_test
 
 import (
+	"cmp"
 	"encoding/json"
 	"fmt"
 	"net/netip"
@@ -21,6 +22,13 @@ const (
 	pool4 = "10.88.0.0/16"
 	pool6 = "2001:db8:88::/64"
 	soon  = time.Second // in which whatever drifted must be back
+)
+
+// The environment may ask for another way through the network than the one that is chosen where nothing is said, and a
+// kernel with more kinds of tunnels than VXLAN chooses another one between subnets.
+const (
+	modeVariable   = "TUNNEL_MODE"   // [tunnel] mode, left out when empty
+	acrossVariable = "TUNNEL_ACROSS" // what mode auto takes for IPv4 between subnets; empty: vxlan
 )
 
 // binary is the fairlead under test.
@@ -53,10 +61,19 @@ func run(m *testing.M) int {
 	return m.Run()
 }
 
+// pools are those of both families, or the one that the mode carries: RFC 2003 is for IPv4 alone.
+func pools() []string {
+	if os.Getenv(modeVariable) == "ipip" {
+		return []string{pool4}
+	}
+	return []string{pool4, pool6}
+}
+
 // lab makes hosts whose daemons run the program under test. Sessions notice a dead peer after 3 s unless o says else.
 func lab(t *testing.T, o nettest.LabOptions) *nettest.Lab {
 	t.Helper()
 	o.Binary = binary
+	o.Mode, o.Across = cmp.Or(o.Mode, os.Getenv(modeVariable)), cmp.Or(o.Across, os.Getenv(acrossVariable))
 	if o.HoldTime == 0 {
 		o.HoldTime = 3 * time.Second
 	}
@@ -101,6 +118,18 @@ func block(t *testing.T, n *nettest.Node, pool string) netip.Prefix {
 	}
 	t.Fatalf("%s has no block of %s", n.Name, pool)
 	return netip.Prefix{}
+}
+
+// used is the number of the host's routes to other hosts that are in use, whatever the way.
+func used(t *testing.T, n *nettest.Node) int {
+	t.Helper()
+	count := 0
+	for _, r := range show[[]agent.Route](t, n, "routes") {
+		if r.Installed {
+			count++
+		}
+	}
+	return count
 }
 
 // routes are Fairlead's routes in the host's kernel, as iproute2 prints them.
