@@ -1,6 +1,7 @@
 package main
 
 import (
+	"cmp"
 	"fmt"
 	"net/netip"
 	"strings"
@@ -11,7 +12,7 @@ import (
 
 // way is how one place reaches another.
 type way struct {
-	path string // "local", "direct", "vxlan", "" when there is no answer
+	path string // "local", "direct", the word of a tunnel, "" when there is no answer
 	rtt  time.Duration
 }
 
@@ -39,6 +40,7 @@ func reach(p *paper, l *nettest.Lab, containers []*nettest.Container) {
 			to.Serve(a)
 		}
 	}
+	plan := agreed(p, l.Nodes[0])
 	p.section("Who reaches whom, by which path, and the round trip")
 	m := matrix{paper: p, nodes: l.Nodes, ways: make(map[string]map[*nettest.Node][]way)}
 	asked, answered := 0, 0
@@ -49,7 +51,7 @@ func reach(p *paper, l *nettest.Lab, containers []*nettest.Container) {
 				continue
 			}
 			for i, target := range to.addresses {
-				w, err := try(from, to, from.addresses[i], target, taps[from.node])
+				w, err := try(from, to, from.addresses[i], target, taps[from.node], plan)
 				asked++
 				if err != nil {
 					p.fault(err)
@@ -68,9 +70,42 @@ func reach(p *paper, l *nettest.Lab, containers []*nettest.Container) {
 	p.line("  each was seen with its own address: no NAT. The paths are what was seen on the cables.")
 }
 
+// across is the way that the daemons say leads to the other subnet, by family: true is IPv4.
+type across map[bool]string
+
+// agreed asks the daemon of the first host for its ways to the third.
+func agreed(p *paper, n *nettest.Node) across {
+	var routes []struct {
+		Prefix netip.Prefix `json:"prefix"`
+		Encap  string       `json:"encap"`
+		Node   string       `json:"node"`
+	}
+	if err := n.Get("routes", &routes); err != nil {
+		p.fault(err)
+	}
+	plan := make(across)
+	for _, r := range routes {
+		if r.Node == "n3" {
+			plan[r.Prefix.Addr().Is4()] = r.Encap
+		}
+	}
+	return plan
+}
+
+// path is the one that there should be.
+func (a across) path(from, to *nettest.Node, target netip.Addr) string {
+	switch {
+	case from == to:
+		return "local"
+	case from.Subnet == to.Subnet:
+		return "direct"
+	}
+	return a[target.Is4()]
+}
+
 // try asks three times, and says what the cable of the asking host showed.
-func try(from, to place, own, target netip.Addr, tap *nettest.Tap) (way, error) {
-	all, inside := tap.Between(own, target)
+func try(from, to place, own, target netip.Addr, tap *nettest.Tap, plan across) (way, error) {
+	before := tap.Ways(own, target)
 	var w way
 	for range 3 {
 		saw, err := from.Ask(target)
@@ -84,35 +119,38 @@ func try(from, to place, own, target netip.Addr, tap *nettest.Tap) (way, error) 
 			w.rtt = saw.RTT
 		}
 	}
-	want, packets := "local", 0
-	switch {
-	case from.node == to.node:
-	case from.node.Subnet == to.node.Subnet:
-		want, packets = "direct", 6
-	default:
-		want, packets = "vxlan", 6
+	want, packets := plan.path(from.node, to.node, target), 6
+	if from.node == to.node {
+		packets = 0
 	}
 	for end := time.Now().Add(time.Second); ; time.Sleep(time.Millisecond) {
-		allNow, insideNow := tap.Between(own, target)
-		if allNow-all >= packets || time.Now().After(end) {
-			all, inside = allNow-all, insideNow-inside
+		var count int
+		if w.path, count = since(before, tap.Ways(own, target)); count >= packets || time.Now().After(end) {
 			break
 		}
-	}
-	switch {
-	case all == 0:
-		w.path = "local"
-	case inside == 0:
-		w.path = "direct"
-	case inside == all:
-		w.path = "vxlan"
-	default:
-		w.path = "mixed"
 	}
 	if w.path != want {
 		return w, fmt.Errorf("%s reaches %s by the path %s, not %s", from.title, to.title, w.path, want)
 	}
 	return w, nil
+}
+
+// since is what a cable has seen between two looks: the path in one word, and the number of packets.
+func since(before, now map[string]int) (path string, count int) {
+	path = "local"
+	for encap, n := range now {
+		n -= before[encap]
+		switch {
+		case n == 0:
+			continue
+		case count > 0:
+			path = "mixed"
+		default:
+			path = cmp.Or(encap, "direct")
+		}
+		count += n
+	}
+	return path, count
 }
 
 // matrix is from where, by row, to where, by column.
@@ -151,7 +189,10 @@ func (m matrix) cell(ways []way) string {
 	if w.path == "" {
 		return m.paint(red, fmt.Sprintf("%-*s", cellWidth, "no answer"))
 	}
-	colour := map[string]tone{"local": dim, "direct": green, "vxlan": blue, "mixed": red}[w.path]
+	colour, known := map[string]tone{"local": dim, "direct": green, "mixed": red}[w.path]
+	if !known {
+		colour = blue // a tunnel
+	}
 	return m.paint(colour, fmt.Sprintf("%-7s", w.path)) + fmt.Sprintf("%-*s", cellWidth-7, fmt.Sprintf("%.2f ms", w.rtt.Seconds()*1000))
 }
 
@@ -160,7 +201,8 @@ func kill(p *paper, l *nettest.Lab, containers []*nettest.Container) {
 	victim, from := l.Nodes[0], containers[0]
 	p.section("kill -9 of %s's daemon under UDP probes, 1000 a second, there and back", victim.Name)
 	probes := make(map[string]*nettest.Probe)
-	targets := map[string]*nettest.Container{"direct": containers[2], "vxlan": containers[4]}
+	tunnel := agreed(p, victim)[true]
+	targets := map[string]*nettest.Container{"direct": containers[2], tunnel: containers[4]}
 	for path, to := range targets {
 		probes[path] = from.Probe(to.IP4, 1000)
 	}
@@ -175,7 +217,7 @@ func kill(p *paper, l *nettest.Lab, containers []*nettest.Container) {
 	time.Sleep(time.Second) // of traffic after
 	p.line("")
 	lost := uint64(0)
-	for _, path := range []string{"direct", "vxlan"} {
+	for _, path := range []string{"direct", tunnel} {
 		got := probes[path].Stop()
 		lost += got.Lost
 		count := p.paint(green, fmt.Sprintf("%d lost", got.Lost))
