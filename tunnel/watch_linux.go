@@ -22,7 +22,8 @@ const (
 // What touches our own objects, links and addresses pokes at once. Foreign routes, which may change by the thousand but
 // may also be the way to a peer, and events of the namespaces that our links lead to poke at most every 100 ms. What we
 // wrote ourselves does not poke, nor do neighbours that the kernel resolves. An overflow of the socket pokes too, since
-// something was missed. It needs CAP_NET_BROADCAST to hear other namespaces.
+// something was missed. So does a router's word that a packet of this host was too big. It needs CAP_NET_BROADCAST to
+// hear other namespaces, and CAP_NET_RAW to hear routers.
 func (k *Kernel) Watch(ctx context.Context) (<-chan struct{}, error) {
 	return k.watch(ctx, watchRoom)
 }
@@ -37,7 +38,7 @@ func (k *Kernel) watch(ctx context.Context, room int) (<-chan struct{}, error) {
 		return nil, fmt.Errorf("watch the kernel: %w", err)
 	}
 	w := &watcher{k: k, file: os.NewFile(uintptr(fd), "netlink"), pokes: make(chan struct{}, 1)}
-	if err := w.learn(ctx); err != nil {
+	if err := errors.Join(w.learn(ctx), w.hearErrors(ctx)); err != nil {
 		w.file.Close()
 		return nil, err
 	}
