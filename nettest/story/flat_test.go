@@ -144,8 +144,8 @@ type families struct {
 	underlay nettest.Family
 }
 
-// narrow is a lab for each of the cases that the mode can carry.
-func narrow(t *testing.T, cases []families, play func(*testing.T, *flat)) {
+// oneFamily is a lab for each of the cases that the mode can carry.
+func oneFamily(t *testing.T, cases []families, play func(*testing.T, *flat)) {
 	t.Helper()
 	for _, c := range cases {
 		t.Run(c.name, func(t *testing.T) {
@@ -161,7 +161,7 @@ func narrow(t *testing.T, cases []families, play func(*testing.T, *flat)) {
 }
 
 func TestTheNetworkIsFlatWithOneFamilyOnly(t *testing.T) {
-	narrow(t, []families{
+	oneFamily(t, []families{
 		{"IPv4 on two families", pool4, nettest.Dual},
 		{"IPv4 on IPv4", pool4, nettest.Only4},
 		{"IPv6 on two families", pool6, nettest.Dual},
@@ -174,7 +174,7 @@ func TestTheNetworkIsFlatWithOneFamilyOnly(t *testing.T) {
 
 // Between hosts without a family, containers of it are reached through a tunnel, also inside a subnet.
 func TestContainersUseAFamilyThatTheHostsDoNotHave(t *testing.T) {
-	narrow(t, []families{
+	oneFamily(t, []families{
 		{"IPv6 on IPv4", pool6, nettest.Only4},
 		{"IPv4 on IPv6", pool4, nettest.Only6},
 	}, func(t *testing.T, f *flat) {
