@@ -40,7 +40,7 @@ func version() string {
 // source reads the config file again for each reload.
 type source struct {
 	path  string
-	found netip.Addr // the node's address where the file leaves it to us
+	found netip.Addr // the node's address where the file leaves it to the host
 	level *slog.LevelVar
 
 	mu   sync.Mutex
@@ -65,7 +65,14 @@ func (s *source) Reload() (agent.Config, []string, error) {
 		return agent.Config{}, nil, fmt.Errorf("%s can change only with a restart: systemctl restart fairlead", strings.Join(fixed, ", "))
 	}
 	s.next = next
-	return full.Agent(), changes.Keys(), nil
+	return s.terms(full), changes.Keys(), nil
+}
+
+// terms are a config as the agent takes it.
+func (s *source) terms(c config.Config) agent.Config {
+	a := c.Agent()
+	a.Node.Follow = s.found.IsValid()
+	return a
 }
 
 // Adopted implements agent.Source.
@@ -129,6 +136,7 @@ func settings(path string) (cli.Settings, error) {
 		Paths:    cli.Paths{State: cfg.Node.StateDir, Run: cfg.Node.RunDir},
 		Node:     cli.NodeSettings{Address: cfg.Node.Address, MTU: cfg.Node.MTU},
 		Interval: cfg.Reconcile.Interval,
+		Mode:     cfg.Tunnel.Mode,
 		BGP:      cli.Ports{Listen: cfg.BGP.Listen, BGP: int(cfg.BGP.Port), VXLAN: int(cfg.Tunnel.VXLANPort), VNI: cfg.Tunnel.VNI},
 	}
 	for _, p := range cfg.Pools {

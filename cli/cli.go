@@ -74,6 +74,7 @@ type Settings struct {
 	Pools   []netip.Prefix
 	Peers   []netip.Addr
 	Secrets []string // password files
+	Mode    string   // how other hosts are reached: [tunnel] mode
 
 	Interval time.Duration // between two passes of a daemon that nothing disturbs; 0: a minute
 }

@@ -129,30 +129,48 @@ func releaseNumbers(s string) []int {
 	return ns
 }
 
-// needed says what a link kind is for; without the others the daemon does a part of its job only.
+// judgeProbes says which link kinds can be made, and what those that can not are missing for.
 func judgeProbes(f *hostFacts) []finding {
 	var found, good = []finding{}, []string{}
-	for _, kind := range []struct{ name, loss string }{
-		{"veth", "no container can be attached"},
-		{"vxlan", "no host of another subnet can be reached"},
-	} {
+	for _, kind := range f.config.kinds() {
 		why, tried := f.kernel.probes[kind.name]
 		switch {
 		case !tried:
 		case why == "":
 			good = append(good, kind.name)
 		default:
-			found = append(found, failure("modprobe "+kind.name, "%s links can not be made (%s): %s", kind.name, why, kind.loss))
+			found = append(found, failure("modprobe "+kind.module, "%s links can not be made (%s): %s", kind.name, why, kind.loss))
 		}
 	}
 	if len(good) > 0 {
 		text := strings.Join(good, " and ") + " can be made"
-		if why, tried := f.kernel.probes["ipip"]; tried && why != "" {
-			text += "; no ipip, so mode \"ipip\" is not for this host"
+		if why, tried := f.kernel.probes["ipip"]; f.config.Mode == "auto" && tried && why != "" {
+			text += "; no ipip, so hosts of other subnets are reached by VXLAN"
 		}
 		found = append(found, fine("%s", text))
 	}
 	return found
+}
+
+// linkKind is a kind of link that the daemon needs, and what is lost without it.
+type linkKind struct{ name, module, loss string }
+
+// kinds are those that the mode needs.
+func (c configFacts) kinds() []linkKind {
+	all := []linkKind{{"veth", "veth", "no container can be attached"}}
+	const nobody = "no other host can be reached"
+	switch c.Mode {
+	case "host-gw":
+		return all
+	case "ipip":
+		return append(all, linkKind{"ipip", "ipip", nobody})
+	case "gre":
+		return append(all, linkKind{"gre", "ip_gre", nobody})
+	case "vxlan":
+		return append(all, linkKind{"vxlan", "vxlan", nobody})
+	default:
+		return append(all, linkKind{"vxlan", "vxlan", "no host of another subnet can be reached but by ipip"})
+	}
 }
 
 // judgePorts: a port that the daemon holds is its own, so they are looked at only while it does not run.
@@ -205,7 +223,7 @@ func judgeNetworkManager(f *hostFacts) []finding {
 			return []finding{fine("leaves our links alone")}
 		}
 	}
-	return []finding{warning(`printf '[device-fairlead]\nmatch-device=interface-name:fl??????????,interface-name:flvxlan*\nmanaged=0\n' `+
+	return []finding{warning(`printf '[device-fairlead]\nmatch-device=interface-name:fl??????????,interface-name:flvxlan*,interface-name:flipip,interface-name:flgre\nmanaged=0\n' `+
 		`> /etc/NetworkManager/conf.d/fairlead.conf && nmcli general reload`, "runs, and is not told to leave our links alone")}
 }
 

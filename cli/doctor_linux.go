@@ -105,7 +105,7 @@ func lookAtKernel() kernelFacts {
 }
 
 // probeLinks tries link kinds in a network namespace that nobody else sees and that goes when its thread has left it.
-// IPIP is not tried: its module puts a tunl0 into every namespace.
+// IPIP and GRE are not tried: their modules put links of their own into every namespace.
 func probeLinks() map[string]string {
 	result := make(chan map[string]string)
 	go func() {
@@ -148,10 +148,11 @@ func probeHere() map[string]string {
 		}
 		_ = h.LinkDel(l)
 	}
-	if !hasModule("ipip") {
-		probes["ipip"] = "no such module"
-	} else {
-		probes["ipip"] = ""
+	for kind, module := range map[string]string{"ipip": "ipip", "gre": "ip_gre"} {
+		probes[kind] = ""
+		if !hasModule(module) {
+			probes[kind] = "no such module"
+		}
 	}
 	return probes
 }

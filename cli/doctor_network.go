@@ -6,17 +6,31 @@ import (
 	"sort"
 	"strconv"
 	"strings"
+
+	"github.com/fairlead-net/fairlead/tunnel"
 )
 
-// Overheads of the tunnel in bytes: outer IP header, UDP, VXLAN and inner Ethernet header (RFC 7348 section 5).
-const (
-	vxlanOver4 = 50
-	vxlanOver6 = 70
-	least6     = 1280 // RFC 8200 section 5: no link that carries IPv6 has a smaller MTU
-)
+const least6 = 1280 // RFC 8200 section 5: no link that carries IPv6 has a smaller MTU
+
+// overhead is what the largest tunnel that the mode may choose adds to a packet, in bytes.
+func (c configFacts) overhead() int {
+	switch c.Mode {
+	case "host-gw":
+		return 0
+	case "ipip": // RFC 2003: one more IPv4 header
+		return 20
+	case "gre": // RFC 2784: 4 more
+		return 24
+	}
+	// VXLAN, RFC 7348 section 5: outer IP header, UDP, VXLAN and inner Ethernet header.
+	if c.Node.Address.Is6() {
+		return 70
+	}
+	return 50
+}
 
 func (l linkFacts) ours() bool {
-	return strings.HasPrefix(l.name, "fl") && (l.kind == "veth" || l.kind == "vxlan")
+	return l.kind == "veth" && strings.HasPrefix(l.name, "fl") || tunnel.IsDevice(l.name)
 }
 
 func judgeUnderlay(f *hostFacts) []finding {
@@ -41,10 +55,7 @@ func judgeMTU(f *hostFacts) []finding {
 	if !known {
 		return nil
 	}
-	over := vxlanOver4
-	if f.config.Node.Address.Is6() {
-		over = vxlanOver6
-	}
+	over := f.config.overhead()
 	room, set := under.mtu-over, f.config.Node.MTU
 	where := f.config.where()
 	var found []finding
@@ -54,7 +65,7 @@ func judgeMTU(f *hostFacts) []finding {
 			"mtu %d in the config is more than %s carries (%d): large packets are lost", set, under.name, under.mtu))
 	case set > room:
 		found = append(found, warning("sed -i '/^ *mtu *=/d' "+where+" && fairlead reload",
-			"mtu %d in the config leaves no room for VXLAN on %s (%d less %d): large packets to other subnets are lost",
+			"mtu %d in the config leaves no room for the tunnel on %s (%d less %d): large packets to other subnets are lost",
 			set, under.name, under.mtu, over))
 	case f.config.has6() && room < least6:
 		found = append(found, failure(fmt.Sprintf("ip link set %s mtu %d", under.name, least6+over),

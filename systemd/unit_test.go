@@ -86,7 +86,7 @@ func TestDropInsNameOurLinksAndNoOthers(t *testing.T) {
 		strings.ReplaceAll(strings.Join(manager, ""), "interface-name:", ""): ",",
 	} {
 		for name, want := range map[string]bool{
-			"fl0123456789": true, "flabcdefabcd": true, "flvxlan": true, "flvxlan6": true,
+			"fl0123456789": true, "flabcdefabcd": true, "flvxlan": true, "flvxlan6": true, "flipip": true, "flgre": true,
 			"flannel.1": false, "eth0": false, "docker0": false, "vethfl01234": false, "fl0": false,
 		} {
 			got := slices.ContainsFunc(strings.Split(globs, separator), func(glob string) bool {
