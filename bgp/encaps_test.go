@@ -103,9 +103,9 @@ func TestEncapsulationCommunitiesOnTheWire(t *testing.T) {
 	four, six := "\x18\x0a\x58\x01", "\x40\x20\x01\x0d\xb8\x00\x88\x00\x01" // 10.88.1.0/24, 2001:db8:88:1::/64
 	next := func(about string) []byte {
 		t.Helper()
-		for m := s.reads(); m != nil; m = s.reads() {
-			const update = 2
-			if m[18] == update && strings.Contains(string(m[19:]), about) {
+		const update = 2
+		for deadline := time.Now().Add(3 * time.Second); time.Now().Before(deadline); { // keepalives come for ever
+			if m := s.reads(); m != nil && m[18] == update && strings.Contains(string(m[19:]), about) {
 				return m
 			}
 		}
