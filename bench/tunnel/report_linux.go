@@ -1,0 +1,46 @@
+package main
+
+import (
+	"fmt"
+	"runtime"
+	"slices"
+	"strings"
+	"time"
+
+	"golang.org/x/sys/unix"
+)
+
+// report is the result as Markdown.
+func report(all []*result, rounds int, length time.Duration) string {
+	var b strings.Builder
+	fmt.Fprintf(&b, "Linux %s, %d processors, %s; medians of %d rounds of %v for each measurement, range behind.\n\n",
+		release(), runtime.NumCPU(), time.Now().UTC().Format(time.DateOnly), rounds, length)
+	b.WriteString("| containers to hosts = 1 | TCP stream | processor time per gigabyte | UDP packets | TCP request and response |\n")
+	b.WriteString("| --- | --- | --- | --- | --- |\n")
+	for _, r := range all {
+		fmt.Fprintf(&b, "| %s | %s | %s | %s | %s |\n", r.name, spread(r.ratios["TCP stream"]), spread(r.cpu),
+			spread(r.ratios["UDP packets"]), spread(r.ratios["TCP request and response"]))
+	}
+	first := all[0].between
+	fmt.Fprintf(&b, "\nBetween the hosts themselves: %.1f Gbit/s, %.0f packets and %.0f answers in a second.\n",
+		median(first["TCP stream"])*8/1e9, median(first["UDP packets"]), median(first["TCP request and response"]))
+	return b.String()
+}
+
+func spread(values []float64) string {
+	return fmt.Sprintf("%.2f (%.2f to %.2f)", median(values), slices.Min(values), slices.Max(values))
+}
+
+func median(values []float64) float64 {
+	sorted := slices.Sorted(slices.Values(values))
+	return sorted[len(sorted)/2]
+}
+
+func release() string {
+	var u unix.Utsname
+	if unix.Uname(&u) != nil {
+		return "?"
+	}
+	version, _, _ := strings.Cut(unix.ByteSliceToString(u.Release[:]), "-") // what is behind names a build
+	return version
+}
