@@ -14,12 +14,16 @@ import (
 	"golang.org/x/sys/unix"
 )
 
+// ErrAddressGone says that no link of this host has the node's address.
+var ErrAddressGone = errors.New("no link of this host has it")
+
 // Underlay finds the node's address among this host's links. The zero address stands for the source of the default
-// route, IPv4 first; a host that has none gets an Underlay with nothing but its subnets.
+// route, IPv4 first, an unspecified one for that of its family; a host that has none gets an Underlay with nothing but
+// its subnets. The error is ErrAddressGone when the host does not have the address.
 func (k *Kernel) Underlay(ctx context.Context, address netip.Addr) (Underlay, error) {
 	address = address.Unmap()
-	if !address.IsValid() {
-		found, err := k.defaultSource(ctx)
+	if !address.IsValid() || address.IsUnspecified() {
+		found, err := k.defaultSource(ctx, address)
 		if err != nil {
 			return Underlay{}, err
 		}
@@ -35,7 +39,7 @@ func (k *Kernel) Underlay(ctx context.Context, address netip.Addr) (Underlay, er
 	}
 	at := slices.IndexFunc(owned, func(o ownAddress) bool { return o.ip == address })
 	if at < 0 {
-		return Underlay{}, fmt.Errorf("find %v on a link of this host: %w", address, unix.EADDRNOTAVAIL)
+		return Underlay{}, fmt.Errorf("find %v: %w", address, ErrAddressGone)
 	}
 	l, err := k.cachedLink(ctx, make(map[int]link), owned[at].index)
 	if err != nil {
@@ -121,14 +125,19 @@ func parseAddress(body []byte) ownAddress {
 	return o
 }
 
-// defaultSource is the address from which this host speaks to the world; zero when it has no default route.
-func (k *Kernel) defaultSource(ctx context.Context) (netip.Addr, error) {
+// defaultSource is the address from which this host speaks to the world, of the family of like if that is valid; zero
+// when it has no default route.
+func (k *Kernel) defaultSource(ctx context.Context, like netip.Addr) (netip.Addr, error) {
 	for _, far := range []netip.Addr{
 		netip.AddrFrom4([4]byte{240, 0, 0, 1}), // reserved (RFC 1112): only the default route leads there
 		netip.AddrFrom16([16]byte{0: 0xe0, 15: 1}),
 	} {
+		if like.IsValid() && like.Is4() != far.Is4() {
+			continue
+		}
 		a, err := k.sourceTo(ctx, far)
-		if err != nil || a.IsValid() {
+		// When a link has lost its IPv6 address, its default route stays, with ::1 or a link-local address for a source.
+		if err != nil || a.IsGlobalUnicast() {
 			return a, err
 		}
 	}
