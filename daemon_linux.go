@@ -10,6 +10,7 @@ import (
 	"os"
 	"path/filepath"
 	"runtime"
+	"syscall"
 	"time"
 
 	"github.com/coreos/go-systemd/v22/daemon"
@@ -32,10 +33,28 @@ func run(ctx context.Context, o cli.RunOptions) error {
 	defer runtime.KeepAlive(ballast)
 	err := begin(ctx, o)
 	asked := ctx.Err() != nil && errors.Is(err, context.Canceled)
-	if asked || errors.Is(err, agent.ErrUninstalled) {
+	switch {
+	case asked || errors.Is(err, agent.ErrUninstalled):
 		return nil
+	case errors.Is(err, agent.ErrMoved) && ctx.Err() == nil:
+		return anew()
 	}
 	return err
+}
+
+// anew puts a new daemon in the place of this process, with what this one was called with. It keeps the process id and
+// what the service manager knows of it, and says READY=1 in its turn. What was open is marked to be closed by it.
+//
+// GoBGP can neither listen on another address nor end its sessions without a Cease.
+func anew() error {
+	exe, err := os.Executable()
+	if err != nil {
+		return fmt.Errorf("find own executable: %w", err)
+	}
+	if err := syscall.Exec(exe, os.Args, os.Environ()); err != nil {
+		return fmt.Errorf("start %s anew: %w", exe, err)
+	}
+	return nil
 }
 
 // reserve is memory that is never touched, in bytes. It costs nothing but address space, and has the collector wait until
@@ -55,7 +74,7 @@ func begin(ctx context.Context, o cli.RunOptions) error {
 		return err
 	}
 	defer h.close()
-	src := &source{path: o.Config, now: cfg, found: h.address, level: level}
+	src := &source{path: o.Config, now: cfg, found: h.found, level: level}
 	a, err := h.agent(src, log)
 	if err != nil {
 		return err
@@ -87,7 +106,7 @@ func rebuild(ctx context.Context, a *agent.Agent, asked bool) error {
 // host is what a daemon holds open.
 type host struct {
 	cfg     config.Config
-	address netip.Addr // the node's
+	found   netip.Addr // the node's address where the config leaves it to the host
 	aside   string     // where a damaged store went
 	db      *store.DB
 	kernel  *tunnel.Kernel
@@ -174,8 +193,10 @@ func (h *host) openKernel(ctx context.Context) (err error) {
 	if !u.Address.IsValid() && len(h.cfg.BGP.Peers) > 0 {
 		return errors.New("this host has no default route to take its address from: set [node] address")
 	}
-	h.address = u.Address
-	h.cfg = h.cfg.WithAddress(h.address)
+	if !h.cfg.Node.Address.IsValid() {
+		h.found = u.Address
+	}
+	h.cfg = h.cfg.WithAddress(h.found)
 	return h.cfg.CheckPeers()
 }
 
@@ -187,7 +208,7 @@ func (h *host) openTables() (err error) {
 	return err
 }
 
-func (h *host) agent(src agent.Source, log *slog.Logger) (*agent.Agent, error) {
+func (h *host) agent(src *source, log *slog.Logger) (*agent.Agent, error) {
 	ledger, err := ipam.NewLedger(h.db, time.Now)
 	if err != nil {
 		return nil, err
@@ -196,7 +217,7 @@ func (h *host) agent(src agent.Source, log *slog.Logger) (*agent.Agent, error) {
 	if err != nil {
 		return nil, fmt.Errorf("read watchdog settings: %w", err)
 	}
-	return agent.New(h.cfg.Agent(), agent.Rooms{
+	return agent.New(src.terms(h.cfg), agent.Rooms{
 		DB: h.db, Ledger: ledger, Speaker: h.speaker, Underlay: h.kernel, Kernel: h.tables(), Source: src,
 		Notify: notify, Watchdog: watchdog, Log: log, Version: version(), Now: time.Now,
 	})
@@ -235,7 +256,9 @@ func (h *host) serve(ctx context.Context, a *agent.Agent, src *source, log *slog
 	}
 	log.Info("fairlead runs", "node", h.cfg.Node.Name, "address", h.cfg.Node.Address, "version", version())
 	err = group.Wait()
-	notify("STOPPING=1")
+	if !errors.Is(err, agent.ErrMoved) { // the service goes on
+		notify("STOPPING=1")
+	}
 	return err
 }
 

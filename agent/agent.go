@@ -68,6 +68,7 @@ type Agent struct {
 	stopped chan struct{}         // closed when the loop has ended
 	gone    map[string]time.Time  // since when endpoints are missing; of the loop alone
 	records *store.Reader[record] // of the loop alone
+	move    move                  // of the loop alone
 
 	mu    sync.Mutex
 	state state // under mu

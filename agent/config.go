@@ -25,6 +25,7 @@ type Config struct {
 type Node struct {
 	Name    string
 	Address netip.Addr // underlay; invalid on a host without a default route, which then has no peers
+	Follow  bool       // the config leaves the address to the host: when the host has another one, Run ends with ErrMoved
 	MTU     int        // of container links in bytes, 0 = underlay less overhead
 }
 

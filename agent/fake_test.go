@@ -217,11 +217,17 @@ func (s speaker) Peers() []bgp.PeerStatus {
 // beneath is the world's underlay.
 type beneath struct{ *world }
 
-func (b beneath) Underlay(context.Context, netip.Addr) (tunnel.Underlay, error) {
+func (b beneath) Underlay(_ context.Context, address netip.Addr) (tunnel.Underlay, error) {
 	b.mu.Lock()
 	defer b.mu.Unlock()
-	if b.blind != nil {
+	own := b.underlay.Address
+	switch {
+	case b.blind != nil:
 		return tunnel.Underlay{}, b.blind
+	case address.IsUnspecified() && address.Is4() != own.Is4():
+		return tunnel.Underlay{}, nil
+	case !address.IsUnspecified() && address != own:
+		return tunnel.Underlay{}, tunnel.ErrAddressGone
 	}
 	return b.underlay, nil
 }

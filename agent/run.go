@@ -104,6 +104,12 @@ func (a *Agent) pass(ctx context.Context, w *waker) error {
 	a.publish(o)
 	w.passed = time.Now()
 	w.plan(o.clean(), a.again(&o))
+	if err := a.follow(ctx, &o.in); err != nil {
+		return err
+	}
+	if a.move.to.IsValid() {
+		w.later.Reset(a.move.left(a.room.Now()))
+	}
 	w.tick.Reset(a.interval())
 	if errors.Is(o.problem(), store.ErrUnsure) {
 		return fmt.Errorf("read inputs: %w", o.problem()) // only a new start can find out what the disk has
@@ -135,6 +141,9 @@ func (a *Agent) converge(ctx context.Context) outcome {
 		return o
 	}
 	o.desired = desire(in)
+	if errors.Is(in.fault, tunnel.ErrAddressGone) {
+		withoutSources(o.desired.Routes) // what is known of the addresses is old
+	}
 	if err := a.remember(ctx, in, o.desired.Sysctls); err != nil {
 		o.in.fault = errors.Join(o.in.fault, err)
 		// What can not be remembered could not be put back: it is left alone.
