@@ -79,6 +79,7 @@ type Status struct {
 	Pools         []PoolStatus `json:"pools"`
 	Ports         int          `json:"ports"`
 	Fastpath      string       `json:"fastpath"`
+	Offload       string       `json:"offload"`        // what the self-test of VXLAN's checksum offload showed: "good", "bad", "unknown"
 	DriftRepaired uint64       `json:"drift_repaired"` // kernel objects put back since the daemon started
 	ConfigFile    string       `json:"config_file"`
 	ConfigError   string       `json:"config_error"` // why the last changed file was refused; the old one is in force

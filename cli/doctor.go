@@ -52,6 +52,7 @@ func examinations() []examination {
 		{"links", judgeProbes},
 		{"underlay", judgeUnderlay},
 		{"mtu", judgeMTU},
+		{"offload", judgeOffload},
 		{"pools", judgePools},
 		{"forwarding", judgeForwarding},
 		{"ipv6", judgeIPv6},

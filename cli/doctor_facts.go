@@ -5,6 +5,7 @@ import (
 	"time"
 
 	"github.com/fairlead-net/fairlead/agent"
+	"github.com/fairlead-net/fairlead/tunnel"
 )
 
 // hostFacts is what the doctor found out about this host. A part that could not be found out has its zero value.
@@ -87,7 +88,8 @@ type linkFacts struct {
 	mtu        int // bytes
 	up         bool
 	addresses  []netip.Prefix
-	vni, port  int // of a VXLAN device
+	vni, port  int            // of a VXLAN device
+	offload    tunnel.Offload // of a VXLAN device of ours; "" when it is not known
 }
 
 // firewallFacts is one rule set as the tool that owns it prints it.

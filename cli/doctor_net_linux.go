@@ -10,6 +10,8 @@ import (
 
 	"github.com/vishvananda/netlink"
 	"golang.org/x/sys/unix"
+
+	"github.com/fairlead-net/fairlead/tunnel"
 )
 
 // lookAtNetwork lists links, default routes and neighbours. address is the node's; when it is not valid, the underlay is
@@ -53,6 +55,9 @@ func lookAtLink(l netlink.Link) linkFacts {
 	f := linkFacts{name: at.Name, kind: l.Type(), mtu: at.MTU, up: at.RawFlags&unix.IFF_UP != 0}
 	if v, is := l.(*netlink.Vxlan); is {
 		f.vni, f.port = v.VxlanId, v.Port
+		if f.ours() {
+			f.offload, _ = tunnel.ReadOffload(f.name) // not known of a link that has just gone
+		}
 	}
 	addresses, err := retry(func() ([]netlink.Addr, error) { return netlink.AddrList(l, netlink.FAMILY_ALL) })
 	if err != nil {
