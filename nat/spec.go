@@ -1,4 +1,4 @@
-// Package nat maps ports of the host to ports of endpoints.
+// Package nat maps ports of the host to ports of endpoints, and keeps our rules and sets in the host's packet filter.
 package nat
 
 import (

@@ -1,0 +1,213 @@
+package nat
+
+import (
+	"fmt"
+	"slices"
+	"strconv"
+	"strings"
+)
+
+// RuleKey names a rule of ours: a word for what it is about, which it bears as its comment, and the family of packets.
+type RuleKey struct {
+	Name   string
+	Family int // 4 or 6
+}
+
+func (k RuleKey) String() string { return fmt.Sprintf("%s of IPv%d", k.Name, k.Family) }
+
+func families() []int { return []int{4, 6} }
+
+// Rule is a rule of the packet filter that drops packets.
+type Rule struct {
+	Spec  string // which ones, in the words of iptables(8), as RuleOf leaves them
+	Fault Fault  // what else is wrong with it
+}
+
+func (r Rule) String() string {
+	if r.Fault == "" {
+		return r.Spec
+	}
+	return fmt.Sprintf("%s (%s)", r.Spec, r.Fault)
+}
+
+// RuleOf is the rule that drops the packets of a spec, such as `-p 4 -d 192.0.2.1/32 -m set ! --match-set a src`. A spec
+// must be written as iptables itself prints it, but for the numbers of protocols, or the rule is never found as it was
+// put.
+func RuleOf(spec string) Rule { return Rule{Spec: join(number(words(spec)))} }
+
+// leftover is the name of the row that stands for what is in a chain of ours and can not be a rule of ours.
+const leftover = "leftover"
+
+// line is a rule as iptables prints it, but for the chain that it is in.
+type line []string
+
+// named are the words that make a rule with a name.
+func (r Rule) named(name string) line {
+	return append(line(words(r.Spec)), "-m", "comment", "--comment", name, "-j", "DROP")
+}
+
+// rule reads a line of a chain of ours. What drops nothing or has no name is none of our rules.
+func (l line) rule() (name string, r Rule, ours bool) {
+	n := len(l)
+	if n < 2 || l[n-2] != "-j" || l[n-1] != "DROP" {
+		return "", Rule{}, false
+	}
+	rest := slices.Clone(l[:n-2])
+	for i := 0; i+3 < len(rest); i++ {
+		if slices.Equal(rest[i:i+3], []string{"-m", "comment", "--comment"}) {
+			name = rest[i+3]
+			rest = slices.Delete(rest, i, i+4)
+			return name, Rule{Spec: join(number(rest))}, name != ""
+		}
+	}
+	return "", Rule{}, false
+}
+
+// counted reads a rule of ours that was printed with its counters, `-c PACKETS BYTES`.
+func (l line) counted() (name string, packets uint64, ours bool) {
+	at := slices.Index(l, "-c")
+	if at < 0 || at+2 >= len(l) {
+		return "", 0, false
+	}
+	packets, err := strconv.ParseUint(l[at+1], 10, 64)
+	name, _, ours = slices.Delete(slices.Clone(l), at, at+3).rule()
+	return name, packets, ours && err == nil
+}
+
+// number puts numbers in the place of the names of protocols: which of them iptables prints depends on its version and
+// on /etc/protocols.
+func number(spec []string) []string {
+	numbers := map[string]string{"udp": "17", "ipencap": "4", "ipip": "4", "ipv4": "4", "gre": "47"}
+	for i := range spec {
+		if n, known := numbers[spec[i]]; known && i > 0 && spec[i-1] == "-p" {
+			spec[i] = n
+		}
+	}
+	return spec
+}
+
+// lines reads what iptables -S prints of a chain, without the line that declares it.
+func lines(printed []string, chain string) (all []line) {
+	for _, text := range printed {
+		if rest, isRule := strings.CutPrefix(text, "-A "+chain+" "); isRule {
+			all = append(all, words(rest))
+		}
+	}
+	return all
+}
+
+// words splits at spaces, but not within the double quotes that iptables puts around what has spaces in it.
+func words(text string) (all []string) {
+	var word strings.Builder
+	quoted, begun := false, false
+	for i := 0; i < len(text); i++ {
+		switch c := text[i]; {
+		case c == '\\' && quoted && i+1 < len(text):
+			i++
+			word.WriteByte(text[i])
+		case c == '"':
+			quoted, begun = !quoted, true
+		case c == ' ' && !quoted:
+			if begun {
+				all = append(all, word.String())
+			}
+			word.Reset()
+			begun = false
+		default:
+			word.WriteByte(c)
+			begun = true
+		}
+	}
+	if begun {
+		all = append(all, word.String())
+	}
+	return all
+}
+
+// join is the reverse of words.
+func join(words []string) string {
+	quoted := make([]string, len(words))
+	for i, w := range words {
+		if w == "" || strings.ContainsAny(w, ` "\`) {
+			w = `"` + strings.NewReplacer(`\`, `\\`, `"`, `\"`).Replace(w) + `"`
+		}
+		quoted[i] = w
+	}
+	return strings.Join(quoted, " ")
+}
+
+// state is what one family's packet filter has of a chain of ours.
+type state struct {
+	there  presence
+	rules  []line // in the chain
+	hook   []line // of the chain that packets come in by
+	stray  string // the tool of another back end that has a chain of ours too, "" when none has
+	family int
+}
+
+// presence tells whether the chain is there.
+type presence int
+
+const (
+	missing presence = iota
+	present
+)
+
+// jumps are the two forms of the rule that leads to our chain. There are two so that one can be set before the other goes.
+func jumps(chain string) [2]line {
+	return [2]line{{"-j", chain}, {"-m", "comment", "--comment", "first", "-j", chain}}
+}
+
+// jump tells whether l leads to our chain.
+func (l line) jump(chain string) bool {
+	forms := jumps(chain)
+	return slices.Equal(l, forms[0]) || slices.Equal(l, forms[1])
+}
+
+// fault is what is wrong with the chain as a whole, so that none of its rules can be relied on.
+func (s state) fault(chain string) Fault {
+	n := 0
+	for _, l := range s.hook {
+		if l.jump(chain) {
+			n++
+		}
+	}
+	switch {
+	case n == 0:
+		return "unused"
+	case !s.hook[0].jump(chain):
+		return "not first"
+	case n > 1:
+		return "used twice"
+	case s.stray != "":
+		return Fault("also in " + s.stray)
+	}
+	names := make(map[string]bool)
+	for _, l := range s.rules {
+		name, _, ours := l.rule()
+		if !ours || names[name] {
+			return "foreign rules"
+		}
+		names[name] = true
+	}
+	return ""
+}
+
+// rows are the rules of ours, or the one row of what is left over.
+func (s state) rows(chain string) map[RuleKey]Rule {
+	rows := make(map[RuleKey]Rule)
+	if s.there == missing && s.stray == "" {
+		return rows
+	}
+	fault := s.fault(chain)
+	for _, l := range s.rules {
+		if name, r, ours := l.rule(); ours {
+			r.Fault = fault
+			rows[RuleKey{name, s.family}] = r
+		}
+	}
+	if len(rows) == 0 {
+		rows[RuleKey{leftover, s.family}] = Rule{Fault: "leftover"}
+	}
+	return rows
+}

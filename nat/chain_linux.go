@@ -1,0 +1,179 @@
+package nat
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"maps"
+	"os/exec"
+	"sync"
+	"time"
+)
+
+const (
+	inputChain = "FAIRLEAD-INPUT"
+	inputHook  = "INPUT"
+)
+
+// Chain is the table of the rules in a chain of ours, for both families. It is entered before every other rule, so that
+// none accepts what ours would drop.
+//
+// To read it, iptables is run, which takes milliseconds. So it is read only when it may have changed: at first, after the
+// chain or its hook was written, ours or not, as nf_tables tells, and after some time. What was read is believed in
+// between. The old back end tells nobody of changes: there the time alone counts.
+type Chain struct {
+	k          *Kernel
+	name, hook string
+	age        time.Duration
+	changed    chan struct{}
+
+	mu        sync.Mutex
+	tools     map[int]*tool
+	news      *news
+	rows      map[RuleKey]Rule // as read last; nil when that may be wrong
+	read      time.Time
+	displaced []time.Time
+}
+
+// Input is the chain that drops packets to this host. What was read of it is believed for as long as age.
+func (k *Kernel) Input(age time.Duration) *Chain {
+	return &Chain{
+		k: k, name: inputChain, hook: inputHook, age: age, changed: make(chan struct{}, 1), tools: make(map[int]*tool),
+	}
+}
+
+// Changed pokes after others have changed what the chain depends on. The channel has capacity 1. It is silent before the
+// first List, and where the old back end of iptables is in use.
+func (c *Chain) Changed() <-chan struct{} { return c.changed }
+
+// List reads the rules. Where the chain is not in order, each has a fault, and Apply mends all.
+func (c *Chain) List(context.Context) (map[RuleKey]Rule, error) {
+	c.mu.Lock()
+	defer c.mu.Unlock()
+	if c.news != nil && c.news.concern(c.name, c.hook) {
+		c.rows = nil
+	}
+	if c.rows == nil || time.Since(c.read) >= c.age {
+		if err := c.k.inside(c.look); err != nil {
+			return nil, err
+		}
+	}
+	return maps.Clone(c.rows), nil
+}
+
+// look reads the rules of both families. What changes while it reads makes it be read again.
+func (c *Chain) look() error {
+	c.rows = nil
+	now, rows := time.Now(), make(map[RuleKey]Rule)
+	for _, family := range families() {
+		t, err := c.tool(family)
+		if errors.Is(err, exec.ErrNotFound) {
+			continue // then nothing of ours was put there
+		}
+		if err != nil {
+			return err
+		}
+		s, err := t.state(c.name, c.hook)
+		if err != nil {
+			return err
+		}
+		maps.Copy(rows, s.rows(c.name))
+	}
+	c.rows, c.read = rows, now
+	return nil
+}
+
+// tool is iptables for a family. News of what it changes are heard from then on.
+func (c *Chain) tool(family int) (*tool, error) {
+	t := c.tools[family]
+	if t != nil && t.current() {
+		return t, nil
+	}
+	t, err := find(family)
+	if err != nil {
+		return nil, err
+	}
+	if t.of == nfTables && c.news == nil {
+		if c.news, err = listen(); err != nil {
+			return nil, err
+		}
+		c.k.tend(c.news, c)
+	}
+	c.tools[family] = t
+	return t, nil
+}
+
+// Put makes a rule, and mends the chain where it is not in order.
+func (c *Chain) Put(ctx context.Context, k RuleKey, r Rule) error {
+	return c.Apply(ctx, map[RuleKey]Rule{k: r}, nil)[k]
+}
+
+// Delete removes a rule, and the chain with the last one.
+func (c *Chain) Delete(ctx context.Context, k RuleKey) error {
+	return c.Apply(ctx, nil, []RuleKey{k})[k]
+}
+
+// Apply puts rules and removes rules, a family at a time: when something of it fails, all of it counts as failed.
+//
+// Since all rules drop, and none is removed before those that are wanted are there, packets that shall pass pass all the
+// time, and those that shall not are let through at no time that they were not let through before.
+func (c *Chain) Apply(_ context.Context, puts map[RuleKey]Rule, deletes []RuleKey) map[RuleKey]error {
+	c.mu.Lock()
+	defer c.mu.Unlock()
+	failed := make(map[RuleKey]error)
+	err := c.k.inside(func() error {
+		for _, family := range families() {
+			o := order{family: family, puts: make(map[string]Rule)}
+			o.take(puts, deletes)
+			if err := c.obey(o); err != nil {
+				o.blame(failed, err)
+			}
+		}
+		if c.news != nil {
+			c.news.forget() // it is what we wrote ourselves, or is read now
+		}
+		return c.look()
+	})
+	for k, r := range puts {
+		switch have := c.rows[k]; {
+		case failed[k] != nil:
+		case err != nil:
+			failed[k] = err
+		case have != r:
+			failed[k] = fmt.Errorf("iptables was told %q and says %q", r, have)
+		}
+	}
+	return failed
+}
+
+// Dropped reads how many packets each rule has dropped since it was put. It runs iptables every time.
+func (c *Chain) Dropped(context.Context) (map[RuleKey]uint64, error) {
+	dropped := make(map[RuleKey]uint64)
+	err := c.k.inside(func() error {
+		for _, family := range families() {
+			c.mu.Lock()
+			t, err := c.tool(family)
+			c.mu.Unlock()
+			if errors.Is(err, exec.ErrNotFound) {
+				continue
+			}
+			if err != nil {
+				return err
+			}
+			printed, err := t.ListWithCounters(table, c.name)
+			if exitOf(err) == exitBusy {
+				return explain(err)
+			}
+			for _, l := range lines(printed, c.name) {
+				if name, packets, ours := l.counted(); ours {
+					dropped[RuleKey{name, family}] += packets
+				}
+			}
+		}
+		return nil
+	})
+	if err != nil {
+		return nil, fmt.Errorf("read the counters of %s: %w", c.name, err)
+	}
+	return dropped, nil
+}
