@@ -33,11 +33,12 @@ func run(ctx context.Context, o cli.RunOptions) error {
 	defer runtime.KeepAlive(ballast)
 	err := begin(ctx, o)
 	asked := ctx.Err() != nil && errors.Is(err, context.Canceled)
+	moved := errors.Is(err, agent.ErrMoved)
 	switch {
-	case asked || errors.Is(err, agent.ErrUninstalled):
-		return nil
-	case errors.Is(err, agent.ErrMoved) && ctx.Err() == nil:
+	case moved && ctx.Err() == nil:
 		return anew()
+	case asked, moved, errors.Is(err, agent.ErrUninstalled):
+		return nil
 	}
 	return err
 }
@@ -218,7 +219,7 @@ func (h *host) agent(src *source, log *slog.Logger) (*agent.Agent, error) {
 		return nil, fmt.Errorf("read watchdog settings: %w", err)
 	}
 	return agent.New(src.terms(h.cfg), agent.Rooms{
-		DB: h.db, Ledger: ledger, Speaker: h.speaker, Underlay: h.kernel, Kernel: h.tables(), Source: src,
+		DB: h.db, Ledger: ledger, Speaker: h.speaker, Underlay: h.kernel, Kernel: h.tables(), Prober: h.kernel, Source: src,
 		Notify: notify, Watchdog: watchdog, Log: log, Version: version(), Now: time.Now,
 	})
 }

@@ -48,6 +48,7 @@ type Rooms struct {
 	Speaker  Speaker
 	Underlay Underlay
 	Kernel   Kernel
+	Prober   Prober
 	Source   Source
 	Notify   func(state string) // to the service manager, sd_notify(3) words
 	Watchdog time.Duration      // how often the service manager wants to hear of us, 0 = never
@@ -62,6 +63,7 @@ type Agent struct {
 	started time.Time
 	ladder  *ladder
 	patrol  *patrol
+	trial   *trial
 	metrics *metrics
 	locks   names
 	asked   chan struct{}         // poke: an intent changed
@@ -123,7 +125,7 @@ func (o *outcome) problem() error {
 func New(cfg Config, r Rooms) (*Agent, error) {
 	watch := newPatrol(r.Kernel.Insides, r.Log)
 	a := &Agent{
-		room: r, started: r.Now(), patrol: watch, ladder: newLadder(r.Kernel, r.Speaker, watch),
+		room: r, started: r.Now(), patrol: watch, trial: newTrial(r.Prober, r.Log), ladder: newLadder(r.Kernel, r.Speaker, watch),
 		locks: names{held: make(map[string]chan struct{})},
 		asked: make(chan struct{}, 1), stopped: make(chan struct{}),
 		gone: make(map[string]time.Time), records: store.NewReader(endpoints()),

@@ -289,3 +289,15 @@ func TestSettledSaysWhatIsInTheWay(t *testing.T) {
 		t.Fatal(err)
 	}
 }
+
+func TestAnOffloadThatCorruptsIsTurnedOffAndSaidSo(t *testing.T) {
+	w := newWorld()
+	w.broken = true
+	w.hear(route("10.88.3.0/24", "198.51.100.3"))
+	a := start(t, w, config("10.88.1.0/24"))
+	settled(t, w, "offload off", func(s string) bool { return strings.Contains(s, "mac 02:46:c0:00:02:01 checksum offload off") })
+	eventually(t, "a word about it", func() bool {
+		s := a.Status()
+		return s.Offload == "bad" && slices.ContainsFunc(s.Problems, func(p string) bool { return strings.Contains(p, "offload is switched off") })
+	})
+}

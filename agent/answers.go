@@ -28,7 +28,7 @@ func (a *Agent) Status() Status {
 	s := Status{
 		Node: cfg.Node.Name, Address: cfg.Node.Address, UUID: a.room.DB.NodeUUID().String(), Version: a.room.Version,
 		UptimeSeconds: int64(a.room.Now().Sub(a.started).Seconds()), Revision: o.rev, Endpoints: len(o.in.records),
-		Fastpath: "off", LastPass: o.finished, ConfigFile: cfg.File, Drained: o.in.drained, DriftRepaired: a.metrics.repairedSoFar(),
+		Fastpath: "off", Offload: string(a.trial.known()), LastPass: o.finished, ConfigFile: cfg.File, Drained: o.in.drained, DriftRepaired: a.metrics.repairedSoFar(),
 	}
 	if refused != nil {
 		s.ConfigError = refused.Error()
@@ -99,6 +99,9 @@ func (a *Agent) problems(o *outcome, s *Status) []string {
 			continue // a clash of blocks is named by the pool; the others are refused on purpose
 		}
 		all = append(all, fmt.Sprintf("route %s via %s is not used: %s", r.Prefix, join(r.Via), r.Reason))
+	}
+	if o.in.checksums == tunnel.VerdictBad {
+		all = append(all, "checksums that VXLAN leaves to the hardware arrive broken: offload is switched off on our devices, which costs processor time")
 	}
 	for _, r := range o.in.records {
 		if !o.in.alive[r.Name] {

@@ -96,6 +96,8 @@ type world struct {
 	blind     error      // of a look at the underlay
 	rib, news chan struct{}
 
+	broken bool // checksums that are left to the hardware
+
 	clock clock
 	log   slog.Handler
 }
@@ -251,6 +253,14 @@ func (b beneath) Supports(_ context.Context, wanted tunnel.Encaps) (tunnel.Encap
 	return wanted & tunnel.SetOf(tunnel.VXLAN), nil
 }
 
+// ProbeOffload is a peer that answers nobody, unless the card is said to be broken.
+func (b beneath) ProbeOffload(context.Context, string, netip.Addr, netip.Addr) (tunnel.Verdict, error) {
+	if b.broken {
+		return tunnel.VerdictBad, nil
+	}
+	return tunnel.VerdictUnknown, nil
+}
+
 func (b beneath) Shadowed(context.Context, []netip.Prefix) (map[netip.Prefix]string, error) {
 	return nil, nil
 }
@@ -343,7 +353,7 @@ func prepareOn(t testing.TB, db *store.DB, w *world, cfg agent.Config, src agent
 		t.Fatal(err)
 	}
 	a, err := agent.New(cfg, agent.Rooms{
-		DB: db, Ledger: ledger, Speaker: speaker{w}, Underlay: beneath{w}, Kernel: w.kernel(), Source: src,
+		DB: db, Ledger: ledger, Speaker: speaker{w}, Underlay: beneath{w}, Prober: beneath{w}, Kernel: w.kernel(), Source: src,
 		Notify: func(string) {}, Log: slog.New(w.log), Version: "test", Now: w.clock.now,
 	})
 	if err != nil {

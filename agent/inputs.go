@@ -33,6 +33,7 @@ type inputs struct {
 	have      tables                  // what the kernel has of ours
 	rows      map[string]endpoint.Row // what the records want, less the MTU, by name
 	alive     map[string]bool         // endpoints whose namespace is still the one they were attached to
+	checksums tunnel.Verdict          // on leaving those inside of VXLAN to the hardware
 	drained   bool
 	uninstall bool
 	fault     error // the underlay could not be read; what was last seen of it stands in
@@ -51,6 +52,7 @@ func (a *Agent) read(ctx context.Context) (inputs, error) {
 	for _, u := range a.room.Ledger.Usage() {
 		in.blocks[u.Pool], in.leased[u.Pool] = u.Block, u.Leased
 	}
+	in.checksums = a.trial.known()
 	in.routes, in.complete = a.room.Speaker.Routes()
 	in.settled = in.complete || a.room.Now().Sub(a.started) > blockPatience
 	var all errgroup.Group

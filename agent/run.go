@@ -39,9 +39,10 @@ func (a *Agent) Run(ctx context.Context) error {
 	feed := ticker(a.room.Watchdog / 3)
 	defer feed.Stop()
 	ctx, stop := context.WithCancel(ctx)
-	var patrol sync.WaitGroup
-	patrol.Go(func() { a.patrol.run(ctx, a.interval) })
-	defer patrol.Wait()
+	var beside sync.WaitGroup
+	beside.Go(func() { a.patrol.run(ctx, a.interval) })
+	beside.Go(func() { a.trial.run(ctx) })
+	defer beside.Wait()
 	defer stop()
 	for {
 		if err := a.pass(ctx, w); err != nil {
@@ -66,6 +67,7 @@ func (a *Agent) wait(ctx context.Context, kernel <-chan struct{}, w *waker, feed
 		case <-a.asked:
 		case <-a.room.Speaker.Changed():
 		case <-a.patrol.found:
+		case <-a.trial.found:
 		case <-a.room.DB.Unsure():
 		case <-w.retry.C:
 		case <-w.tick.C:
@@ -100,6 +102,9 @@ func (a *Agent) pass(ctx context.Context, w *waker) error {
 		if err := a.live(ctx); err != nil {
 			a.room.Log.Warn("can not write to the store", "error", err)
 		}
+	}
+	if o.sound() && !o.in.uninstall {
+		a.trial.offer(o.desired.Rows)
 	}
 	a.publish(o)
 	w.passed = time.Now()

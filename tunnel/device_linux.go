@@ -20,12 +20,16 @@ func (t *Devices) List(ctx context.Context) (map[string]Device, error) {
 	have := make(map[string]Device)
 	for _, name := range devices() {
 		l, err := t.k.link(ctx, name)
+		d := l.device()
+		if err == nil && d.Kind == VXLAN {
+			d.Offload, err = t.k.readOffload(name)
+		}
 		switch {
 		case errors.Is(err, unix.ENODEV):
 		case err != nil:
 			return nil, fmt.Errorf("read link %s: %w", name, err)
 		default:
-			have[name] = l.device()
+			have[name] = d
 		}
 	}
 	return have, nil
@@ -84,16 +88,27 @@ func mendable(have, want Device) bool {
 	if have.Fault == faultDown {
 		have.Fault = ""
 	}
-	have.MTU, have.MAC = want.MTU, want.MAC
+	have.MTU, have.MAC, have.Offload = want.MTU, want.MAC, want.Offload
 	return have == want
 }
 
 func (t *Devices) mend(ctx context.Context, name string, d Device) error {
-	return t.send(ctx, d, d.mending(name), raising(name))
+	return errors.Join(t.send(ctx, d, d.mending(name), raising(name)), t.offload(name, d))
 }
 
 func (t *Devices) create(ctx context.Context, name string, d Device) error {
-	return t.send(ctx, d, d.creation(name), silence(name), raising(name))
+	if err := t.send(ctx, d, d.creation(name), silence(name)); err != nil {
+		return err
+	}
+	return errors.Join(t.offload(name, d), t.send(ctx, d, raising(name)))
+}
+
+// offload gives a VXLAN device the switch that it shall have.
+func (t *Devices) offload(name string, d Device) error {
+	if d.Kind != VXLAN {
+		return nil
+	}
+	return t.k.setOffload(name, d.Offload)
 }
 
 // send does the steps one after the other. The first that fails is what is wrong, except that a device for which there

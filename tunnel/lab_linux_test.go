@@ -156,7 +156,7 @@ func device(vtep string) tunnel.Device {
 	if a.Is6() {
 		mtu = 1430
 	}
-	return tunnel.Device{Kind: tunnel.VXLAN, VNI: 88, Port: 4789, Local: a, MTU: mtu, MAC: tunnel.VTEPMAC(a)}
+	return tunnel.Device{Kind: tunnel.VXLAN, VNI: 88, Port: 4789, Local: a, MTU: mtu, MAC: tunnel.VTEPMAC(a), Offload: tunnel.OffloadOn}
 }
 
 func withDevices(t *testing.T, h host) {

@@ -63,6 +63,7 @@ type Input struct {
 	Remotes  []Remote
 	Hops     map[netip.Addr]Hop // of every next hop of the remotes, unmapped
 	Attached []Attached
+	Offload  map[string]Offload // what tunnel devices shall have; on where nothing is said
 }
 
 // Path is how a remote prefix is reached, for people and for the list of routes.
@@ -192,6 +193,7 @@ func (in Input) device(e Encap, local netip.Addr) Device {
 	d := Device{Kind: e, Local: local, MTU: in.Underlay.mtu() - overhead(e, local)}
 	if e == VXLAN {
 		d.VNI, d.Port, d.MAC = in.Config.VNI, in.Config.Port, VTEPMAC(local)
+		d.Offload = cmp.Or(in.Offload[deviceOf(e, local)], OffloadOn)
 	}
 	return d
 }

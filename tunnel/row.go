@@ -26,7 +26,8 @@ type Device struct {
 	VNI, Port int        // of VXLAN
 	Local     netip.Addr // source of the outer header
 	MTU       int
-	MAC       MAC    // of VXLAN
+	MAC       MAC     // of VXLAN
+	Offload   Offload // of VXLAN
 	Fault     string // what else is wrong with it, one word; never wanted
 }
 
@@ -34,6 +35,9 @@ func (d Device) String() string {
 	s := fmt.Sprintf("%s local %v mtu %d", d.Kind, d.Local, d.MTU)
 	if d.Kind == VXLAN {
 		s = fmt.Sprintf("vxlan %d port %d local %v mtu %d mac %v", d.VNI, d.Port, d.Local, d.MTU, d.MAC)
+	}
+	if d.Offload == OffloadOff {
+		s += " checksum offload off"
 	}
 	return joined(s, d.Fault)
 }
