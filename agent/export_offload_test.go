@@ -7,8 +7,11 @@ import (
 	"github.com/fairlead-net/fairlead/tunnel"
 )
 
-// TrialRest is how long a trial that found nothing out rests.
-const TrialRest = trialRest
+// What a trial that found nothing out rests, at first and in the end.
+const (
+	TrialRest    = trialRest
+	LongestTrial = longestTrial
+)
 
 // Trial is trial.
 type Trial struct{ t *trial }

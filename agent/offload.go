@@ -13,8 +13,9 @@ import (
 )
 
 const (
-	trialPeers = 3           // that one trial asks at most
-	trialRest  = time.Minute // from a trial that found nothing out to the next
+	trialPeers   = 3               // that one trial asks at most
+	trialRest    = 2 * time.Second // from a trial that found nothing out to the next: hosts that start together are not ready at once
+	longestTrial = time.Minute     // what the rest grows to
 )
 
 // Prober finds out whether a VXLAN device may leave checksums to the hardware.
@@ -25,7 +26,7 @@ type Prober interface {
 // trial tests the checksum offload of VXLAN once in a daemon's life, beside the passes and not in them: it has to wait for
 // answers. To the passes it is an input that says "changed" when it has found a fault.
 //
-// It begins when the first pass has put tunnels, since it needs peers, and is repeated only while it finds nothing out.
+// It begins when the first pass has put tunnels, since it needs peers, and is repeated while it finds nothing out.
 type trial struct {
 	prober Prober
 	log    *slog.Logger
@@ -53,20 +54,22 @@ func newTrial(p Prober, log *slog.Logger) *trial {
 func (t *trial) offer(r tunnel.Rows) {
 	t.mu.Lock()
 	defer t.mu.Unlock()
+	before := t.ways
 	t.ways = ways(r)
-	if len(t.ways) > 0 && t.verdict == tunnel.VerdictUnknown {
+	if len(t.ways) > 0 && !slices.Equal(t.ways, before) {
 		poke(t.asked)
 	}
 }
 
-// ways are the tunnels of which something can be found out: those over IPv4.
+// ways are the tunnels of which something can be found out: those over IPv4 whose offload is on.
 func ways(r tunnel.Rows) []way {
 	var all []way
 	for k, vtep := range r.FDB {
-		if from := r.Devices[k.Dev].Local; from.Is4() && vtep.Is4() {
-			all = append(all, way{dev: k.Dev, from: from, peer: vtep})
+		if d := r.Devices[k.Dev]; d.Local.Is4() && vtep.Is4() && d.Offload == tunnel.OffloadOn {
+			all = append(all, way{dev: k.Dev, from: d.Local, peer: vtep})
 		}
 	}
+	slices.SortFunc(all, func(a, b way) int { return a.peer.Compare(b.peer) })
 	return all
 }
 
@@ -77,17 +80,23 @@ func (t *trial) known() tunnel.Verdict {
 	return t.verdict
 }
 
-// run tests until there is a verdict or ctx ends.
+// run tests until there is a verdict or ctx ends: when there is something new to be tested, and now and then.
 func (t *trial) run(ctx context.Context) {
+	var again <-chan time.Time
+	wait := trialRest
 	for {
 		select {
 		case <-ctx.Done():
 			return
 		case <-t.asked:
+			wait = trialRest
+		case <-again:
+			wait = min(2*wait, longestTrial)
 		}
 		if t.test(ctx) != tunnel.VerdictUnknown || !rest(ctx, trialRest) {
 			return
 		}
+		again = time.After(wait - trialRest)
 	}
 }
 

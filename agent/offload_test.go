@@ -49,8 +49,8 @@ func (p *prober) questions() []string {
 func tunnelsTo(peers ...string) tunnel.Rows {
 	r := tunnel.Rows{
 		Devices: map[string]tunnel.Device{
-			"flvxlan":  {Local: netip.MustParseAddr("192.0.2.1")},
-			"flvxlan6": {Local: netip.MustParseAddr("2001:db8::1")},
+			"flvxlan":  {Local: netip.MustParseAddr("192.0.2.1"), Offload: tunnel.OffloadOn},
+			"flvxlan6": {Local: netip.MustParseAddr("2001:db8::1"), Offload: tunnel.OffloadOn},
 		},
 		FDB: make(map[tunnel.FDBKey]netip.Addr),
 	}
@@ -135,25 +135,55 @@ func TestATrialThatFoundNothingOutIsRepeatedInPeace(t *testing.T) {
 	p := &prober{verdicts: make(map[string]tunnel.Verdict)}
 	onTrial(t, p, func(t *testing.T, trial agent.Trial, log func() string) {
 		many := tunnelsTo("192.0.2.2", "192.0.2.3", "192.0.2.4", "192.0.2.5", "192.0.2.6")
-		trial.Offer(many)
-		synctest.Wait()
-		if n := len(p.questions()); n != 3 {
-			t.Fatalf("%d peers asked", n)
+		begun := time.Now()
+		asked := func(want int) {
+			t.Helper()
+			if synctest.Wait(); len(p.questions()) != want {
+				t.Fatalf("after %v: %d questions, want %d", time.Since(begun), len(p.questions()), want)
+			}
 		}
-		for range 5 { // passes may come every moment
+		for range 10 { // passes may come every moment, and change nothing
 			trial.Offer(many)
-			time.Sleep(agent.TrialRest / 10)
+			synctest.Wait()
 		}
-		if synctest.Wait(); len(p.questions()) != 3 {
-			t.Fatalf("no rest: %v", p.questions())
+		asked(3)
+		time.Sleep(agent.TrialRest)
+		asked(6)
+		time.Sleep(2*agent.TrialRest - time.Millisecond)
+		asked(6)
+		time.Sleep(time.Millisecond)
+		asked(9)
+		time.Sleep(time.Hour)
+		synctest.Wait()
+		if n := len(p.questions()); n < 3*55 || n > 3*70 {
+			t.Errorf("%d questions in an hour", n)
 		}
 		for peer := range many.FDB {
 			p.say(many.FDB[peer].String(), tunnel.VerdictGood)
 		}
-		time.Sleep(agent.TrialRest)
+		time.Sleep(agent.LongestTrial)
 		synctest.Wait()
-		if len(p.questions()) != 6 || trial.Known() != tunnel.VerdictGood || log() != "" {
-			t.Errorf("%s, asked %v, log %q", trial.Known(), p.questions(), log())
+		if trial.Known() != tunnel.VerdictGood || log() != "" {
+			t.Errorf("%s, log %q", trial.Known(), log())
+		}
+	})
+}
+
+func TestADeviceWhoseOffloadComesOnIsTestedSoon(t *testing.T) {
+	p := &prober{verdicts: map[string]tunnel.Verdict{"192.0.2.2": tunnel.VerdictGood}}
+	onTrial(t, p, func(t *testing.T, trial agent.Trial, log func() string) {
+		off := tunnelsTo("192.0.2.2")
+		d := off.Devices["flvxlan"]
+		d.Offload = tunnel.OffloadOff
+		off.Devices["flvxlan"] = d
+		trial.Offer(off)
+		time.Sleep(time.Hour)
+		if synctest.Wait(); len(p.questions()) != 0 {
+			t.Fatalf("tested while it is off: %v", p.questions())
+		}
+		trial.Offer(tunnelsTo("192.0.2.2"))
+		if synctest.Wait(); trial.Known() != tunnel.VerdictGood || log() != "" {
+			t.Errorf("%s, log %q", trial.Known(), log())
 		}
 	})
 }
