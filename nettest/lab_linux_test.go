@@ -134,6 +134,8 @@ func TestProbesCountWhatIsLost(t *testing.T) {
 	time.Sleep(100 * time.Millisecond)
 	if got := holed.Stop(); got.Lost < 20 || got.Lost > 150 || len(got.LostAt) == 0 {
 		t.Errorf("over a cable that was out for 50 ms: %v", got)
+	} else if gap := got.LongestGap(); gap.For < 20*time.Millisecond || gap.For > 150*time.Millisecond || gap.At < 50*time.Millisecond {
+		t.Errorf("over a cable that was out for 50 ms: %v of %v", gap, got.Gaps)
 	}
 	all, tunnelled := tap.Between(a.Address4, b.Address4)
 	if all < 400 || tunnelled != 0 {

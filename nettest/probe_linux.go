@@ -46,8 +46,24 @@ type Tally struct {
 	Title                            string
 	Sent, Lost, Reordered, Duplicate uint64
 	LostAt                           []time.Duration // since the start; the first few
+	Gaps                             []Gap           // every run of lost datagrams, in order
 	Errors                           []string        // of sending; the first few
 	RTT, Worst                       time.Duration   // median and longest
+}
+
+// Gap is a time without an answer.
+type Gap struct{ At, For time.Duration } // since the start of the probe
+
+func (g Gap) String() string { return fmt.Sprintf("%v at %v", g.For, g.At) }
+
+// LongestGap is the longest time without an answer, zero when nothing was lost.
+func (t Tally) LongestGap() (longest Gap) {
+	for _, g := range t.Gaps {
+		if g.For > longest.For {
+			longest = g
+		}
+	}
+	return longest
 }
 
 func (t Tally) String() string {
@@ -158,14 +174,28 @@ func (p *Probe) Stop() Tally {
 	t := Tally{
 		Title: p.title, Sent: s.sent, Lost: s.sent - r.received, Reordered: r.reordered, Duplicate: r.twice, Errors: s.errors,
 	}
-	for n := uint64(0); n < s.sent && len(t.LostAt) < 8; n++ {
-		if n >= uint64(len(r.seen)) || !r.seen[n] {
-			t.LostAt = append(t.LostAt, time.Duration(n)*p.every)
-		}
-	}
+	t.lose(s.sent, r.seen, p.every)
 	if len(r.rtts) > 0 {
 		slices.Sort(r.rtts)
 		t.RTT, t.Worst = r.rtts[len(r.rtts)/2], r.rtts[len(r.rtts)-1]
 	}
 	return t
+}
+
+// lose notes which datagrams have no answer.
+func (t *Tally) lose(sent uint64, seen []bool, every time.Duration) {
+	for n := uint64(0); n < sent; n++ {
+		if n < uint64(len(seen)) && seen[n] {
+			continue
+		}
+		at := time.Duration(n) * every
+		if len(t.LostAt) < 8 {
+			t.LostAt = append(t.LostAt, at)
+		}
+		if last := len(t.Gaps) - 1; last >= 0 && t.Gaps[last].At+t.Gaps[last].For == at {
+			t.Gaps[last].For += every
+		} else {
+			t.Gaps = append(t.Gaps, Gap{At: at, For: every})
+		}
+	}
 }
