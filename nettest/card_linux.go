@@ -20,36 +20,38 @@ const (
 	Deaf                     // lets nothing through
 )
 
-// Card is a network card between two links of a host. A veth pair carries a frame whose checksum is left to the hardware as
-// it is, and whoever gets it believes it; here the checksum is filled in, and who gets the frame looks.
+// Card is a network card between two links of a switch: that to the computer and that to the world. A veth pair carries a
+// frame whose checksum is left to the hardware as it is, and whoever gets it believes it; here the checksum is filled in,
+// and who gets the frame looks.
 type Card struct {
 	health atomic.Int32
 	stop   atomic.Bool
 	done   sync.WaitGroup
 }
 
-// Card puts one between two links of the host, which must have no addresses; it works until the test ends.
-func (h *Host) Card(a, b string) *Card {
+// Card puts one between two links of the host, which must have no addresses; it works until the test ends. Its health matters
+// to what the computer sends.
+func (h *Host) Card(computer, world string) *Card {
 	h.t.Helper()
 	c := &Card{}
-	for _, dev := range []string{a, b} {
+	for _, dev := range []string{computer, world} {
 		h.Sysctl("net/ipv6/conf/"+dev+"/disable_ipv6", "1")
 	}
 	var fds [2]int
 	err := h.Do(func() (err error) {
-		if fds[0], err = openPort(a); err != nil {
+		if fds[0], err = openPort(computer); err != nil {
 			return err
 		}
-		if fds[1], err = openPort(b); err != nil {
+		if fds[1], err = openPort(world); err != nil {
 			_ = unix.Close(fds[0])
 		}
 		return err
 	})
 	if err != nil {
-		h.t.Fatalf("%s: put a card between %s and %s: %v", h.Name, a, b, err)
+		h.t.Fatalf("%s: put a card between %s and %s: %v", h.Name, computer, world, err)
 	}
-	c.done.Go(func() { c.carry(fds[0], fds[1]) })
-	c.done.Go(func() { c.carry(fds[1], fds[0]) })
+	c.done.Go(func() { c.carry(fds[0], fds[1], &c.health) })
+	c.done.Go(func() { c.carry(fds[1], fds[0], new(atomic.Int32)) })
 	h.t.Cleanup(func() {
 		c.stop.Store(true)
 		c.done.Wait()
@@ -79,11 +81,12 @@ func openPort(dev string) (fd int, err error) {
 // length, segment size, and where the sum begins and is to be put.
 const leftover = 10
 
-func (c *Card) carry(from, to int) {
+func (c *Card) carry(from, to int, health *atomic.Int32) {
 	buf := make([]byte, leftover+64<<10)
 	for !c.stop.Load() {
 		n, err := unix.Read(from, buf)
-		if err != nil || n < leftover || Health(c.health.Load()) == Deaf {
+		h := Health(health.Load())
+		if err != nil || n < leftover || h == Deaf {
 			if err != nil && !temporary(err) {
 				return
 			}
@@ -91,7 +94,7 @@ func (c *Card) carry(from, to int) {
 		}
 		// What is longer than a frame is left to the next one's kernel, sums and all.
 		if buf[1] == unix.VIRTIO_NET_HDR_GSO_NONE {
-			c.finish(buf[:leftover], buf[leftover:n])
+			h.finish(buf[:leftover], buf[leftover:n])
 		}
 		_, _ = unix.Write(to, buf[:n]) // a cable loses what the link can not take
 	}
@@ -105,7 +108,7 @@ func temporary(err error) bool {
 }
 
 // finish does what the sender left to the hardware.
-func (c *Card) finish(head, frame []byte) {
+func (h Health) finish(head, frame []byte) {
 	left := head[0]&unix.VIRTIO_NET_HDR_F_NEEDS_CSUM != 0
 	start, at := int(binary.NativeEndian.Uint16(head[6:])), int(binary.NativeEndian.Uint16(head[8:]))
 	clear(head)
@@ -113,7 +116,7 @@ func (c *Card) finish(head, frame []byte) {
 		return
 	}
 	sum := checksum(frame[start:])
-	if inside(frame, start) && c.spoils(frame) {
+	if inside(frame, start) && h.spoils(frame) {
 		sum ^= 0x0101
 	}
 	if sum == 0 {
@@ -122,8 +125,7 @@ func (c *Card) finish(head, frame []byte) {
 	binary.BigEndian.PutUint16(frame[start+at:], sum)
 }
 
-func (c *Card) spoils(frame []byte) bool {
-	h := Health(c.health.Load())
+func (h Health) spoils(frame []byte) bool {
 	return h == Corrupting || h == Overrun && len(frame) > 1000
 }
 
