@@ -1,0 +1,310 @@
+package agent_test
+
+import (
+	"encoding/binary"
+	"errors"
+	"fmt"
+	"net"
+	"net/netip"
+	"os"
+	"os/exec"
+	"path/filepath"
+	"strings"
+	"sync/atomic"
+	"testing"
+	"time"
+
+	"golang.org/x/sys/unix"
+
+	"github.com/fairlead-net/fairlead/agent"
+	"github.com/fairlead-net/fairlead/nat"
+	"github.com/fairlead-net/fairlead/nettest"
+	"github.com/fairlead-net/fairlead/reconcile"
+	"github.com/fairlead-net/fairlead/tunnel"
+)
+
+const (
+	theirVNI = 4097 // of a foreign device at our port, such as Docker's overlay has
+	shots    = 40   // packets of one kind
+)
+
+// field is three hosts on one wire: the node under test, one of its peers, and a stranger.
+type field struct {
+	node, peer, stranger *nettest.Host
+	tunnels              *tunnel.Kernel
+	filter               *nat.Kernel
+	chain                *nat.Chain
+	devices              map[string]tunnel.Device
+	arrived              atomic.Int64 // packets delivered on the node, out of whatever tunnel
+}
+
+func newField(t *testing.T) *field {
+	t.Helper()
+	f := &field{}
+	wire := nettest.NewHost(t, "wire")
+	wire.IP("link add hub up type bridge")
+	for i, h := range []**nettest.Host{&f.node, &f.peer, &f.stranger} {
+		*h = nettest.NewHost(t, []string{"node", "peer", "stranger"}[i])
+		port := fmt.Sprintf("p%d", i)
+		nettest.Wire(t, *h, "eth0", wire, port)
+		wire.IP("link set " + port + " master hub")
+		(*h).Sysctl("net/ipv4/conf/all/rp_filter", "0")
+		(*h).IP(fmt.Sprintf("addr add 192.0.2.%d/24 dev eth0", i+1))
+		(*h).IP(fmt.Sprintf("-6 addr add 2001:db8:1::%d/64 dev eth0 nodad", i+1))
+	}
+	f.node.IP("addr add 192.0.2.200/24 dev eth0")
+	f.node.IP("addr add 10.88.1.1/32 dev lo")
+	f.open(t)
+	f.listen(t)
+	return f
+}
+
+// open makes the node's tunnel devices. What this kernel has none of is guarded all the same.
+func (f *field) open(t *testing.T) {
+	t.Helper()
+	noError(t, f.node.Do(func() (err error) {
+		if f.tunnels, err = tunnel.Open(); err == nil {
+			f.filter, err = nat.Open()
+		}
+		return err
+	}))
+	t.Cleanup(func() { _ = errors.Join(f.tunnels.Close(), f.filter.Close()) })
+	f.chain = f.filter.Input(time.Hour)
+	four, six := netip.MustParseAddr("192.0.2.1"), netip.MustParseAddr("2001:db8:1::1")
+	f.devices = map[string]tunnel.Device{
+		tunnel.DeviceVXLAN:  {Kind: tunnel.VXLAN, VNI: 88, Port: 4789, Local: four, MTU: 1400, MAC: tunnel.VTEPMAC(four)},
+		tunnel.DeviceVXLAN6: {Kind: tunnel.VXLAN, VNI: 88, Port: 4789, Local: six, MTU: 1400, MAC: tunnel.VTEPMAC(six)},
+	}
+	for name, d := range f.devices {
+		noError(t, f.tunnels.Devices().Put(t.Context(), name, d))
+	}
+	f.devices["flipip"] = tunnel.Device{Kind: tunnel.IPIP, Local: four}
+	f.devices["flgre"] = tunnel.Device{Kind: tunnel.GRE, Local: four}
+	mac := tunnel.VTEPMAC(four)
+	f.node.IP(fmt.Sprintf("link add theirs address %v up type vxlan id %d dstport 4789 nolearning", mac, theirVNI))
+	f.node.IP(fmt.Sprintf("link add theirs6 address %v up type vxlan id %d dstport 4789 nolearning local 2001:db8:1::1", mac, theirVNI))
+}
+
+// listen counts what comes out of the node's tunnels: UDP within VXLAN, and all of protocols 4 and 47.
+func (f *field) listen(t *testing.T) {
+	t.Helper()
+	var inner *net.UDPConn
+	raw := make(map[int]*os.File)
+	noError(t, f.node.Do(func() (err error) {
+		if inner, err = net.ListenUDP("udp4", &net.UDPAddr{IP: net.IPv4(10, 88, 1, 1), Port: 9000}); err != nil {
+			return err
+		}
+		for _, protocol := range []int{unix.IPPROTO_IPIP, unix.IPPROTO_GRE} {
+			fd, err := unix.Socket(unix.AF_INET, unix.SOCK_RAW|unix.SOCK_NONBLOCK|unix.SOCK_CLOEXEC, protocol)
+			if err != nil {
+				return err
+			}
+			raw[protocol] = os.NewFile(uintptr(fd), "raw")
+		}
+		return nil
+	}))
+	ears := []interface {
+		Read([]byte) (int, error)
+		Close() error
+	}{inner, raw[unix.IPPROTO_IPIP], raw[unix.IPPROTO_GRE]}
+	for _, ear := range ears {
+		done := make(chan struct{})
+		go func() {
+			defer close(done)
+			for b := make([]byte, 2048); ; {
+				if _, err := ear.Read(b); err != nil {
+					return
+				}
+				f.arrived.Add(1)
+			}
+		}()
+		t.Cleanup(func() {
+			_ = ear.Close()
+			<-done
+		})
+	}
+}
+
+// shot is a kind of packet and how it is sent.
+type shot struct {
+	to       string // the node's address
+	vni      int    // 0: no VXLAN
+	protocol int    // without VXLAN
+	options  bool   // IPv4 options, or an IPv6 header of options, before the UDP header
+}
+
+// fire sends packets that a tunnel of the node would take.
+func (f *field) fire(t *testing.T, from *nettest.Host, s shot) {
+	t.Helper()
+	to := netip.MustParseAddr(s.to)
+	noError(t, from.Do(func() error {
+		if s.vni == 0 {
+			return volley(unix.SOCK_RAW, s.protocol, s, to, []byte("a packet in a packet"))
+		}
+		vtep := netip.MustParseAddr("192.0.2.1")
+		if s.vni == 88 && to.Is6() {
+			vtep = netip.MustParseAddr("2001:db8:1::1")
+		}
+		return volley(unix.SOCK_DGRAM, 0, s, to, vxlan(s.vni, tunnel.VTEPMAC(vtep)))
+	}))
+}
+
+func volley(kind, protocol int, s shot, to netip.Addr, packet []byte) error {
+	domain, level, option, value := unix.AF_INET, unix.IPPROTO_IP, unix.IP_OPTIONS, "\x01\x01\x01\x01"
+	var target unix.Sockaddr
+	if to.Is4() {
+		target = &unix.SockaddrInet4{Port: 4789, Addr: to.As4()}
+	} else {
+		domain, level, option, value = unix.AF_INET6, unix.IPPROTO_IPV6, unix.IPV6_DSTOPTS, "\x00\x00\x01\x04\x00\x00\x00\x00"
+		target = &unix.SockaddrInet6{Port: 4789, Addr: to.As16()}
+	}
+	fd, err := unix.Socket(domain, kind|unix.SOCK_CLOEXEC, protocol)
+	if err != nil {
+		return err
+	}
+	defer unix.Close(fd)
+	if s.options {
+		if err := unix.SetsockoptString(fd, level, option, value); err != nil {
+			return err
+		}
+	}
+	for range shots {
+		if err := unix.Sendto(fd, packet, 0, target); err != nil {
+			return err
+		}
+	}
+	return nil
+}
+
+// vxlan is a VXLAN packet behind its UDP header: a UDP packet to the node's inner address.
+func vxlan(vni int, dst tunnel.MAC) []byte {
+	b := []byte{8, 0, 0, 0, byte(vni >> 16), byte(vni >> 8), byte(vni), 0}
+	b = append(b, dst[:]...)
+	b = append(b, 2, 0, 0, 0, 0, 9, 8, 0)
+	text := "from within"
+	ip := []byte{0x45, 0, 0, 0, 0, 0, 0, 0, 64, unix.IPPROTO_UDP, 0, 0, 10, 88, 9, 9, 10, 88, 1, 1}
+	binary.BigEndian.PutUint16(ip[2:], uint16(len(ip)+8+len(text)))
+	sum := uint32(0)
+	for i := 0; i < len(ip); i += 2 {
+		sum += uint32(binary.BigEndian.Uint16(ip[i:]))
+	}
+	binary.BigEndian.PutUint16(ip[10:], ^uint16(sum+sum>>16))
+	udp := []byte{0x23, 0x28, 0x23, 0x28, 0, byte(8 + len(text)), 0, 0} // port 9000, no checksum
+	return append(append(append(b, ip...), udp...), text...)
+}
+
+// hits fires and returns how many packets were delivered and how many dropped, when that is all of them.
+func (f *field) hits(t *testing.T, from *nettest.Host, s shot) (delivered, dropped int) {
+	t.Helper()
+	arrived, before := f.arrived.Load(), f.dropped(t)
+	f.fire(t, from, s)
+	for deadline := time.Now().Add(5 * time.Second); time.Now().Before(deadline); time.Sleep(2 * time.Millisecond) {
+		delivered, dropped = int(f.arrived.Load()-arrived), f.dropped(t)-before
+		if delivered+dropped >= shots {
+			break
+		}
+	}
+	return delivered, dropped
+}
+
+func (f *field) dropped(t *testing.T) (n int) {
+	t.Helper()
+	all, err := f.chain.Dropped(t.Context())
+	noError(t, err)
+	for _, packets := range all {
+		n += int(packets)
+	}
+	return n
+}
+
+// set brings the sets and the chain to what keeps strangers out, in the order of the ladder.
+func (f *field) set(t *testing.T, devices map[string]tunnel.Device, partners ...tunnel.Source) {
+	t.Helper()
+	far := make(map[tunnel.Source]struct{})
+	for _, p := range partners {
+		far[p] = struct{}{}
+	}
+	peers := []netip.Addr{netip.MustParseAddr("192.0.2.2"), netip.MustParseAddr("2001:db8:1::2")}
+	members, rules := agent.Strangers(devices, peers, far)
+	r := reconcile.Climb(t.Context(),
+		reconcile.NewTable("source", f.filter.Sets()).Rung(members, nil), reconcile.NewTable("guard", f.chain).Rung(rules, nil))
+	if !r.Clean() {
+		t.Fatalf("guard: %v", r.Err())
+	}
+}
+
+// TestOnlyPeersGetIn fires packets at a node from a peer and from a stranger. Before the guard is there the same packets
+// of the stranger are delivered, so that it is the guard that keeps them out.
+func TestOnlyPeersGetIn(t *testing.T) {
+	inward := []shot{
+		{to: "192.0.2.1", vni: 88},
+		{to: "192.0.2.200", vni: 88}, // the device listens at every address
+		{to: "192.0.2.1", vni: 88, options: true},
+		{to: "2001:db8:1::1", vni: 88},
+		{to: "2001:db8:1::1", vni: 88, options: true},
+		{to: "192.0.2.1", protocol: unix.IPPROTO_IPIP},
+		{to: "192.0.2.1", protocol: unix.IPPROTO_GRE},
+	}
+	// Not for our devices: another VNI at our port, and a tunnel to an address that ours do not have.
+	foreign := []shot{
+		{to: "192.0.2.1", vni: theirVNI}, {to: "192.0.2.1", vni: theirVNI, options: true}, {to: "2001:db8:1::1", vni: theirVNI},
+		{to: "192.0.2.200", protocol: unix.IPPROTO_IPIP}, {to: "192.0.2.200", protocol: unix.IPPROTO_GRE},
+	}
+	for _, backend := range []string{"nft", "legacy"} {
+		t.Run(backend, func(t *testing.T) {
+			useIPTables(t, backend)
+			f := newField(t)
+			expect := func(when string, from *nettest.Host, kinds []shot, in bool) {
+				t.Helper()
+				for _, s := range kinds {
+					delivered, dropped := f.hits(t, from, s)
+					if in && (delivered != shots || dropped != 0) || !in && (delivered != 0 || dropped != shots) {
+						t.Errorf("%s, from %s, %+v: %d delivered, %d dropped of %d", when, from.Name, s, delivered, dropped, shots)
+					}
+				}
+			}
+			expect("no guard", f.stranger, append(inward, foreign...), true)
+			f.set(t, f.devices)
+			expect("guarded", f.stranger, inward, false)
+			expect("guarded", f.stranger, foreign, true)
+			expect("guarded", f.peer, append(inward, foreign...), true)
+			if out := f.node.Run("iptables", "-nvL", "FAIRLEAD-INPUT"); !strings.Contains(out, "/* vxlan */") {
+				t.Errorf("people see:\n%s", out)
+			}
+			stranger := netip.MustParseAddr("192.0.2.3")
+			f.set(t, f.devices, tunnel.Source{Set: "fairlead-ipip4", IP: stranger})
+			expect("partner of an ipip tunnel", f.stranger, inward[5:6], true)
+			expect("partner of an ipip tunnel", f.stranger, inward[6:7], false)
+			expect("partner of an ipip tunnel", f.stranger, inward[0:1], false)
+			f.set(t, nil)
+			expect("guard taken away", f.stranger, inward, true)
+			if out, err := f.node.Try("iptables", "-S", "FAIRLEAD-INPUT"); err == nil {
+				t.Errorf("left behind: %s", out)
+			}
+		})
+	}
+}
+
+// useIPTables makes the plain names lead to a back end for the rest of the test.
+func useIPTables(t *testing.T, backend string) {
+	t.Helper()
+	dir := t.TempDir()
+	for _, name := range []string{"iptables", "ip6tables"} {
+		real, err := exec.LookPath(name + "-" + backend)
+		if err != nil {
+			t.Skipf("this machine has no such back end: %v", err)
+		}
+		real, err = filepath.EvalSymlinks(real)
+		noError(t, err)
+		noError(t, os.Symlink(real, filepath.Join(dir, name)))
+	}
+	t.Setenv("PATH", dir+":"+os.Getenv("PATH"))
+	t.Setenv("XTABLES_LOCKFILE", filepath.Join(dir, "lock"))
+}
+
+func noError(t *testing.T, err error) {
+	t.Helper()
+	if err != nil {
+		t.Fatal(err)
+	}
+}
