@@ -95,16 +95,25 @@ func outcome(body []byte, torn bool) error {
 // attributes goes through the attributes of a message.
 func attributes(b []byte) iter.Seq2[uint16, []byte] {
 	return func(yield func(uint16, []byte) bool) {
-		for len(b) >= unix.SizeofRtAttr {
-			size := int(binary.NativeEndian.Uint16(b))
-			if size < unix.SizeofRtAttr || size > len(b) {
+		for len(b) > 0 {
+			kind, value, rest := attribute(b)
+			if value == nil || !yield(kind, value) {
 				return
 			}
-			kind := binary.NativeEndian.Uint16(b[2:]) &^ (unix.NLA_F_NESTED | unix.NLA_F_NET_BYTEORDER)
-			if !yield(kind, b[unix.SizeofRtAttr:size]) {
-				return
-			}
-			b = b[min((size+3)&^3, len(b)):]
+			b = rest
 		}
 	}
+}
+
+// attribute is the first of b, and what comes behind it. It is nil, and so is the rest, where there is none.
+func attribute(b []byte) (kind uint16, value, rest []byte) {
+	if len(b) < unix.SizeofRtAttr {
+		return 0, nil, nil
+	}
+	size := int(binary.NativeEndian.Uint16(b))
+	if size < unix.SizeofRtAttr || size > len(b) {
+		return 0, nil, nil
+	}
+	kind = binary.NativeEndian.Uint16(b[2:]) &^ (unix.NLA_F_NESTED | unix.NLA_F_NET_BYTEORDER)
+	return kind, b[unix.SizeofRtAttr:size], b[min((size+3)&^3, len(b)):]
 }

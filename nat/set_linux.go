@@ -8,6 +8,7 @@ import (
 	"net/netip"
 	"slices"
 	"strings"
+	"sync/atomic"
 
 	"github.com/vishvananda/netlink/nl"
 	"golang.org/x/sys/unix"
@@ -26,23 +27,27 @@ const (
 var errNoSets = errors.New(`this kernel has no sets of addresses: modprobe ip_set_hash_ip xt_set, or set accept = "any" under [tunnel]`)
 
 // Sets is the table of the members of our sets of addresses.
-type Sets struct{ k *Kernel }
+type Sets struct {
+	k    *Kernel
+	size atomic.Int64 // of the latest listing: about as large will be the next
+}
 
 // Sets is the table of the members of our sets of addresses.
-func (k *Kernel) Sets() *Sets { return &Sets{k} }
+func (k *Kernel) Sets() *Sets { return &Sets{k: k} }
 
 // List reads our sets and what is in them.
 func (t *Sets) List(ctx context.Context) (map[Member]Fault, error) {
-	have := make(map[Member]Fault)
 	names, err := t.names(ctx)
 	if err != nil {
 		return nil, fmt.Errorf("read the names of sets: %w", err)
 	}
+	have := make(map[Member]Fault, t.size.Load())
 	for _, name := range names {
 		if err := t.read(ctx, name, have); err != nil {
 			return nil, fmt.Errorf("read set %s: %w", name, err)
 		}
 	}
+	t.size.Store(int64(len(have)))
 	return have, nil
 }
 
@@ -69,7 +74,7 @@ func (t *Sets) read(ctx context.Context, name string, have map[Member]Fault) err
 	var fault Fault
 	var members []netip.Addr
 	req := setRequest(nl.IPSET_CMD_LIST, unix.NLM_F_DUMP, name)
-	err := t.dump(ctx, req, func() { members = nil }, func(body []byte) {
+	err := t.dump(ctx, req, func() { members = members[:0] }, func(body []byte) {
 		for kind, value := range attributes(body) {
 			switch kind {
 			case nl.IPSET_ATTR_TYPENAME:
@@ -79,7 +84,7 @@ func (t *Sets) read(ctx context.Context, name string, have map[Member]Fault) err
 			case nl.IPSET_ATTR_FAMILY:
 				whole = Member{name, unspecified(value)}
 			case nl.IPSET_ATTR_ADT:
-				members = append(members, addresses(value)...)
+				members = appendMembers(members, value)
 			}
 		}
 	})
@@ -106,18 +111,18 @@ func unspecified(family []byte) netip.Addr {
 	return netip.IPv4Unspecified()
 }
 
-// addresses are those of the members in a part of a listing.
-func addresses(list []byte) (all []netip.Addr) {
-	for _, member := range attributes(list) {
-		for kind, value := range attributes(member) {
-			if kind != nl.IPSET_ATTR_IP {
-				continue
-			}
-			for _, bytes := range attributes(value) {
-				if ip, ok := netip.AddrFromSlice(bytes); ok {
-					all = append(all, ip)
-				}
-			}
+// appendMembers adds the addresses in a part of a listing. A listing has thousands, and each pass reads it.
+func appendMembers(all []netip.Addr, list []byte) []netip.Addr {
+	for len(list) > 0 {
+		var member []byte
+		_, member, list = attribute(list)
+		kind, inner, _ := attribute(member) // the address comes first
+		if kind != nl.IPSET_ATTR_IP {
+			continue
+		}
+		_, bytes, _ := attribute(inner)
+		if ip, ok := netip.AddrFromSlice(bytes); ok {
+			all = append(all, ip)
 		}
 	}
 	return all
