@@ -19,6 +19,7 @@ type Rung interface {
 type Report struct {
 	Writes   map[string]int // rows written or removed, by table
 	Repaired int            // rows put back that an earlier pass had already put
+	Mended   map[string]int // the same, by table
 	Waiting  []Failure      // rows that wait for what they stand on
 	Failures []Failure
 	Held     []string // tables whose pruning was put off
@@ -81,7 +82,7 @@ func (r *Report) fail(table, key, verb string, err error, alone bool) {
 // A rung that could not put everything is not pruned, nor is any rung beneath it: what the old rows stand on must stay
 // until the new rows are there. Rungs above it go on.
 func Climb(ctx context.Context, rungs ...Rung) *Report {
-	r := &Report{Writes: make(map[string]int)}
+	r := &Report{Writes: make(map[string]int), Mended: make(map[string]int)}
 	ok := make([]bool, len(rungs))
 	for i, rung := range rungs {
 		ok[i] = rung.put(ctx, r)

@@ -234,7 +234,7 @@ func TestAnyDriftIsGoneInOnePass(t *testing.T) {
 			}
 		}
 		r := reconcile.Climb(t.Context(), table.Rung(want, nil))
-		if diff := cmp.Diff(want, f.rows); diff != "" || r.Repaired != repairs {
+		if diff := cmp.Diff(want, f.rows); diff != "" || r.Repaired != repairs || r.Mended["route"] != repairs {
 			t.Fatalf("repaired %d, want %d; %s", r.Repaired, repairs, diff)
 		}
 		if r := reconcile.Climb(t.Context(), table.Rung(want, nil)); r.Total() != 0 {

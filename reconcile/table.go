@@ -106,6 +106,7 @@ func (g *rung[K, V]) account(r *Report, puts map[K]V, failed map[K]error) {
 		was, settled := g.settled[k]
 		if settled && was == v {
 			r.Repaired++
+			r.Mended[g.Table.name]++
 		}
 		if _, there := g.have[k]; there || settled {
 			r.replaced = true
