@@ -19,6 +19,13 @@ type Config struct {
 	Interval time.Duration // of the pass that repairs silent drift
 	Socket   string        // path of the API's unix socket
 	Metrics  string        // host:port, "" = off
+	Hooks    Hooks
+}
+
+// Hooks are programs that are run when something has happened. Each gets the event as a line of JSON.
+type Hooks struct {
+	OnAttach, OnDetach string        // absolute paths, "" = none
+	Timeout            time.Duration // after which one that still runs is killed
 }
 
 // Node is this host as the others see it.

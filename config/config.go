@@ -26,6 +26,7 @@ type Config struct {
 	Docker    Docker
 	Fastpath  Fastpath
 	Reconcile Reconcile
+	Hooks     Hooks
 	API       API
 	Log       Log
 }
@@ -128,6 +129,12 @@ type Fastpath struct {
 // Reconcile is how drift is repaired.
 type Reconcile struct {
 	Interval time.Duration // of the pass that nothing asked for
+}
+
+// Hooks are programs that the daemon runs as root when something has happened.
+type Hooks struct {
+	OnAttach, OnDetach string // paths, "" = none
+	Timeout            time.Duration
 }
 
 // API is where the daemon answers.

@@ -61,6 +61,11 @@ type document struct {
 	Reconcile struct {
 		Interval span `toml:"interval"`
 	} `toml:"reconcile"`
+	Hooks struct {
+		OnAttach string `toml:"on_attach"`
+		OnDetach string `toml:"on_detach"`
+		Timeout  span   `toml:"timeout"`
+	} `toml:"hooks"`
 	API struct {
 		Socket  string `toml:"socket"`
 		Metrics string `toml:"metrics"`
@@ -118,6 +123,9 @@ func defaults() map[string]any {
 		"fastpath.mode":         string(Auto),
 		"fastpath.pin_dir":      "/sys/fs/bpf/fairlead",
 		"reconcile.interval":    "60s",
+		"hooks.on_attach":       "",
+		"hooks.on_detach":       "",
+		"hooks.timeout":         "5s",
 		"api.metrics":           "127.0.0.1:9478",
 		"log.level":             "info",
 		"log.format":            "text",

@@ -24,6 +24,7 @@ func contract() []string {
 		"docker.enable", "docker.socket", "docker.timeout",
 		"fastpath.mode", "fastpath.pin_dir",
 		"reconcile.interval",
+		"hooks.on_attach", "hooks.on_detach", "hooks.timeout",
 		"api.socket", "api.metrics",
 		"log.level", "log.format",
 	}

@@ -127,3 +127,25 @@ func private(f *os.File) error {
 	}
 	return nil
 }
+
+// runnable refuses what is no program, and one that somebody but root or this user can change.
+func runnable(path string) error {
+	var st unix.Stat_t
+	if err := unix.Stat(path, &st); err != nil {
+		return err
+	}
+	mode := st.Mode & 0o7777
+	switch {
+	case st.Mode&unix.S_IFMT == unix.S_IFDIR:
+		return errors.New("it is a directory")
+	case st.Mode&unix.S_IFMT != unix.S_IFREG:
+		return errors.New("it is not a regular file")
+	case st.Uid != 0 && int(st.Uid) != os.Geteuid():
+		return fmt.Errorf("it belongs to user %d: chown root %s", st.Uid, plain(path))
+	case mode&0o022 != 0:
+		return fmt.Errorf("mode %04o lets others write to it: chmod go-w %s", mode, plain(path))
+	case mode&0o111 == 0:
+		return fmt.Errorf("mode %04o does not let it be run: chmod +x %s", mode, plain(path))
+	}
+	return nil
+}

@@ -137,3 +137,48 @@ func TestPasswordFileModesAndOwners(t *testing.T) {
 		}
 	}
 }
+
+func TestHookModesAndOwners(t *testing.T) {
+	const other = 65534
+	for _, tc := range []struct {
+		mode fs.FileMode
+		uid  int
+		want string // behind the name of the file; empty: it may be run
+	}{
+		{mode: 0o755},
+		{mode: 0o700},
+		{mode: 0o500},
+		{mode: 0o644, want: "mode 0644 does not let it be run: chmod +x HOOK"},
+		{mode: 0o757, want: "mode 0757 lets others write to it: chmod go-w HOOK"},
+		{mode: 0o775, want: "mode 0775 lets others write to it: chmod go-w HOOK"},
+		{mode: 0o755, uid: other, want: "it belongs to user 65534: chown root HOOK"},
+	} {
+		dir := t.TempDir()
+		hook, link := filepath.Join(dir, "hook"), filepath.Join(dir, "link")
+		if err := os.WriteFile(hook, []byte("#!/bin/sh\n"), 0o600); err != nil {
+			t.Fatal(err)
+		}
+		if err := os.Symlink("hook", link); err != nil { // judged is where it leads
+			t.Fatal(err)
+		}
+		if err := os.Chown(hook, max(tc.uid, os.Getuid()), -1); err != nil {
+			t.Fatal(err)
+		}
+		if err := os.Chmod(hook, tc.mode); err != nil {
+			t.Fatal(err)
+		}
+		for _, program := range []string{hook, link} {
+			path := write(t, map[string]string{"fairlead.toml": "[hooks]\non_detach = '" + program + "'\n"})
+			want := tc.want
+			if want != "" {
+				want = `fairlead.toml:2:13: hooks.on_detach: "` + program + `": ` + strings.ReplaceAll(want, "HOOK", program)
+			}
+			if diff := cmp.Diff(want, problems(t, path)); diff != "" {
+				t.Errorf("mode %v, user %d: want -, got +:\n%s", tc.mode, tc.uid, diff)
+			}
+			if c, _ := config.Load(path, nil); tc.want == "" && c.Agent().Hooks.OnDetach != program {
+				t.Errorf("mode %v: got %+v", tc.mode, c.Agent().Hooks)
+			}
+		}
+	}
+}

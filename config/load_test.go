@@ -75,6 +75,7 @@ func TestEmptyFileIsStandalone(t *testing.T) {
 		Docker:    config.Docker{Enable: config.Auto, Socket: "/run/docker/plugins/fairlead.sock", Timeout: 5 * time.Second},
 		Fastpath:  config.Fastpath{Mode: config.Auto, PinDir: "/sys/fs/bpf/fairlead"},
 		Reconcile: config.Reconcile{Interval: time.Minute},
+		Hooks:     config.Hooks{Timeout: 5 * time.Second},
 		API:       config.API{Socket: "/run/fairlead/fairlead.sock", Metrics: netip.MustParseAddrPort("127.0.0.1:9478")},
 		Log:       config.Log{Format: "text"},
 	}
@@ -127,6 +128,7 @@ func TestEveryKeyIsRead(t *testing.T) {
 		Docker:    config.Docker{Enable: config.Off, Socket: "/d.sock", Timeout: time.Second},
 		Fastpath:  config.Fastpath{Mode: config.Off, PinDir: "/p"},
 		Reconcile: config.Reconcile{Interval: 1500 * time.Millisecond},
+		Hooks:     config.Hooks{OnAttach: "/bin/true", OnDetach: "/bin/false", Timeout: 500 * time.Millisecond},
 		API:       config.API{Socket: "/a.sock"},
 		Log:       config.Log{Level: -4, Format: "json"},
 	}
@@ -199,6 +201,11 @@ pin_dir = "/p"
 
 [reconcile]
 interval = "1.5s"
+
+[hooks]
+on_attach = "/bin/true"
+on_detach = "/bin//false"
+timeout = "500ms"
 
 [api]
 socket = "/a.sock"

@@ -20,6 +20,7 @@ func (l *loader) config() Config {
 		Docker:    l.docker(),
 		Fastpath:  l.fastpath(),
 		Reconcile: Reconcile{Interval: read(l.table("reconcile"), "interval", length)},
+		Hooks:     l.hooks(),
 		Log:       l.log(),
 	}
 	c.Pools = l.pools()
@@ -178,6 +179,15 @@ func (l *loader) fastpath() Fastpath {
 	return Fastpath{
 		Mode:   Switch(read(s, "mode", unlike(string(On), string(Auto), string(Off)))),
 		PinDir: read(s, "pin_dir", path),
+	}
+}
+
+func (l *loader) hooks() Hooks {
+	s := l.table("hooks")
+	return Hooks{
+		OnAttach: read(s, "on_attach", optional(program)),
+		OnDetach: read(s, "on_detach", optional(program)),
+		Timeout:  read(s, "timeout", between(10*time.Millisecond, 5*time.Minute)),
 	}
 }
 

@@ -16,6 +16,7 @@ func (c Config) Agent() agent.Config {
 		Tunnel:   tunnel.Config{Mode: tunnel.Mode(c.Tunnel.Mode), VNI: c.Tunnel.VNI, Port: int(c.Tunnel.VXLANPort)},
 		Interval: c.Reconcile.Interval,
 		Socket:   c.API.Socket,
+		Hooks:    agent.Hooks{OnAttach: c.Hooks.OnAttach, OnDetach: c.Hooks.OnDetach, Timeout: c.Hooks.Timeout},
 	}
 	if c.API.Metrics.IsValid() {
 		a.Metrics = c.API.Metrics.String()

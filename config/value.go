@@ -149,6 +149,17 @@ func length(v any) (time.Duration, error) {
 	return d, nil
 }
 
+// between reads a duration from lo to hi.
+func between(lo, hi time.Duration) parser[time.Duration] {
+	return func(v any) (time.Duration, error) {
+		d, err := length(v)
+		if err == nil && (d < lo || d > hi) {
+			return 0, fmt.Errorf("%s is out of range; allowed: %v to %v", quote(v.(string)), lo, hi)
+		}
+		return d, err
+	}
+}
+
 // seconds reads a duration that a message carries as whole seconds in a field of its own width.
 func seconds(lo, hi int64, source string) parser[time.Duration] {
 	return func(v any) (time.Duration, error) {
@@ -182,6 +193,18 @@ func path(v any) (string, error) {
 		return "", fmt.Errorf("%s is not a path", quote(s))
 	}
 	return filepath.Clean(s), nil
+}
+
+// program reads the path of a program that the daemon will run as root.
+func program(v any) (string, error) {
+	s, err := path(v)
+	if err != nil {
+		return "", err
+	}
+	if err := runnable(s); err != nil {
+		return "", fmt.Errorf("%s: %w", quote(s), err)
+	}
+	return s, nil
 }
 
 // socket reads the path of a unix socket.
