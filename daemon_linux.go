@@ -155,6 +155,7 @@ func (silent) Routes() ([]bgp.Route, bool)       { return nil, true }
 func (silent) Changed() <-chan struct{}          { return nil }
 func (silent) Announce([]bgp.Announcement) error { return nil }
 func (silent) Peers() []bgp.PeerStatus           { return nil }
+func (silent) Sessions() []bgp.PeerStatus        { return nil }
 
 func (silent) SetPeers(c bgp.Config) error {
 	if len(c.Peers) > 0 {

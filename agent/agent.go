@@ -26,6 +26,7 @@ type Speaker interface {
 	Announce([]bgp.Announcement) error // everything, every time
 	SetPeers(bgp.Config) error
 	Peers() []bgp.PeerStatus
+	Sessions() []bgp.PeerStatus // Peers without the counts, and cheap
 }
 
 // Underlay answers questions about the network beneath and says when it changes.
@@ -65,6 +66,7 @@ type Agent struct {
 	patrol  *patrol
 	trial   *trial
 	metrics *metrics
+	news    *news
 	locks   names
 	asked   chan struct{}         // poke: an intent changed
 	stopped chan struct{}         // closed when the loop has ended
@@ -140,6 +142,7 @@ func New(cfg Config, r Rooms) (*Agent, error) {
 		return nil, err
 	}
 	a.metrics = newMetrics(a)
+	a.news = newNews()
 	if err := a.room.Ledger.SetPools(cfg.Pools); err != nil {
 		return nil, fmt.Errorf("set pools: %w", err)
 	}

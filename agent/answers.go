@@ -4,6 +4,7 @@ import (
 	"fmt"
 	"net/netip"
 	"slices"
+	"time"
 
 	"github.com/fairlead-net/fairlead/bgp"
 	"github.com/fairlead-net/fairlead/endpoint"
@@ -150,29 +151,36 @@ func (a *Agent) Routes() []Route {
 // Peers lists the configured BGP neighbours.
 func (a *Agent) Peers() []Peer {
 	o, _, _ := a.seen()
-	accepted := make(map[netip.Addr]int)
-	for i := range o.in.routes {
-		for _, from := range o.in.routes[i].Peers {
-			if refuse(o.in, o.in.routes[i].Prefix) == "" {
-				accepted[from]++
-			}
-		}
-	}
+	accepted := o.in.accepted()
 	all := []Peer{}
 	for _, p := range a.room.Speaker.Peers() {
-		all = append(all, a.peer(p, accepted[p.Address]))
+		all = append(all, showPeer(p, accepted[p.Address], a.room.Now()))
 	}
 	slices.SortFunc(all, func(x, y Peer) int { return x.Address.Compare(y.Address) })
 	return all
 }
 
-func (a *Agent) peer(p bgp.PeerStatus, accepted int) Peer {
+// accepted is how many prefixes are taken from each peer.
+func (in *inputs) accepted() map[netip.Addr]int {
+	accepted := make(map[netip.Addr]int)
+	for i := range in.routes {
+		for _, from := range in.routes[i].Peers {
+			if refuse(*in, in.routes[i].Prefix) == "" {
+				accepted[from]++
+			}
+		}
+	}
+	return accepted
+}
+
+// showPeer is a neighbour as the API tells it.
+func showPeer(p bgp.PeerStatus, accepted int, now time.Time) Peer {
 	view := Peer{
 		Address: p.Address, ASN: p.ASN, Role: string(p.Role), State: p.State, Received: p.Received, Accepted: accepted,
 		Advertised: p.Advertised, LastError: graphic(p.LastError), Node: graphic(p.Name),
 	}
 	if p.State == established && !p.Since.IsZero() {
-		view.UptimeSeconds = int64(a.room.Now().Sub(p.Since).Seconds())
+		view.UptimeSeconds = int64(now.Sub(p.Since).Seconds())
 	}
 	return view
 }
@@ -203,8 +211,11 @@ func (a *Agent) endpointNamed(name string) (Endpoint, error) {
 // show is a record as the API tells it.
 func (a *Agent) show(r record) Endpoint {
 	a.mu.Lock()
-	node := a.state.cfg.Node.Name
-	a.mu.Unlock()
+	defer a.mu.Unlock()
+	return showEndpoint(r, a.state.cfg.Node.Name)
+}
+
+func showEndpoint(r record, node string) Endpoint {
 	if r.Labels == nil {
 		r.Labels = map[string]string{}
 	}

@@ -72,6 +72,7 @@ func (a *Agent) Serve(ctx context.Context, l net.Listener) error {
 			return context.WithValue(ctx, caller{}, credentials(c))
 		},
 	}
+	s.RegisterOnShutdown(a.news.feed.end)
 	return serve(ctx, s, l)
 }
 
@@ -122,6 +123,7 @@ func (a *Agent) handler() http.Handler {
 	read("peers", func(*http.Request) (any, error) { return a.Peers(), nil })
 	read("routes", func(*http.Request) (any, error) { return a.Routes(), nil })
 	read("ports", func(*http.Request) (any, error) { return []Port{}, nil })
+	mux.HandleFunc("GET /v1/events", a.streamEvents)
 	read("leases", func(*http.Request) (any, error) { return a.room.Ledger.Leases(), nil })
 
 	write("POST /v1/endpoints", a.postEndpoint)
@@ -198,7 +200,7 @@ func statusOf(err error) int {
 		return http.StatusConflict
 	case errors.Is(err, ErrRefused):
 		return http.StatusUnprocessableEntity
-	case errors.Is(err, ipam.ErrExhausted), errors.Is(err, ipam.ErrNoBlock), errors.Is(err, ipam.ErrHeld), errors.Is(err, ErrStopped):
+	case errors.Is(err, errCrowded), errors.Is(err, ipam.ErrExhausted), errors.Is(err, ipam.ErrNoBlock), errors.Is(err, ipam.ErrHeld), errors.Is(err, ErrStopped):
 		return http.StatusServiceUnavailable
 	case errors.Is(err, context.DeadlineExceeded):
 		return http.StatusGatewayTimeout

@@ -29,3 +29,16 @@ func (a *Agent) Look(ctx context.Context) (chores func() (changed bool, err erro
 	in, err := a.read(ctx)
 	return func() (bool, error) { return a.keepHouse(ctx, in) }, err
 }
+
+// Tell hands events to whoever follows them, as a pass does.
+func (a *Agent) Tell(events ...Event) { a.news.feed.add(events) }
+
+// Readers is how many follow the events.
+func (a *Agent) Readers() int { return a.news.feed.count() }
+
+// How many events are kept, and how many may follow them.
+const (
+	FeedSize    = feedSize
+	MostReaders = mostReaders
+	LineLimit   = lineLimit
+)

@@ -215,6 +215,7 @@ func (s speaker) Peers() []bgp.PeerStatus {
 	defer s.mu.Unlock()
 	return s.peers
 }
+func (s speaker) Sessions() []bgp.PeerStatus { return s.Peers() }
 
 // beneath is the world's underlay.
 type beneath struct{ *world }

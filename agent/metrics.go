@@ -115,6 +115,7 @@ func (v view) Collect(out chan<- prometheus.Metric) {
 	}
 	send("ready", "Whether the node is ready.", ready, nil)
 	send("endpoints", "Endpoints attached to this node.", float64(s.Endpoints), nil)
+	send("event_readers", "Who follows the events now.", float64(v.agent.news.feed.count()), nil)
 	states := make(map[string]int)
 	for _, p := range v.agent.Peers() {
 		states[p.State]++

@@ -107,6 +107,7 @@ func (a *Agent) pass(ctx context.Context, w *waker) error {
 		a.trial.offer(o.desired.Rows)
 	}
 	a.publish(o)
+	a.news.tell(&o, a.room.Speaker)
 	w.passed = time.Now()
 	w.plan(o.clean(), a.again(&o))
 	if err := a.follow(ctx, &o.in); err != nil {

@@ -63,6 +63,20 @@ type Route struct {
 	Reason    string       `json:"reason"` // why it is not installed: one word
 }
 
+// Event is one thing that happened to this node. Of the fields behind Revision, only those of its word are there.
+type Event struct {
+	Time     time.Time      `json:"time"`
+	Event    string         `json:"event"` // one of EventWords
+	Node     string         `json:"node"`
+	Revision uint64         `json:"revision"` // that the pass knew which saw or did it
+	Endpoint *Endpoint      `json:"endpoint,omitempty"`
+	Peer     *Peer          `json:"peer,omitempty"`
+	Route    *Route         `json:"route,omitempty"`
+	Before   *Route         `json:"before,omitempty"`   // what a changed route was
+	Repaired map[string]int `json:"repaired,omitempty"` // kernel objects that one pass put back, by table
+	Count    int            `json:"count,omitempty"`    // events that were lost
+}
+
 // Status is the one screen a tired operator asks for.
 type Status struct {
 	Node          string       `json:"node"`
