@@ -137,6 +137,7 @@ func settings(path string) (cli.Settings, error) {
 		Node:     cli.NodeSettings{Address: cfg.Node.Address, MTU: cfg.Node.MTU},
 		Interval: cfg.Reconcile.Interval,
 		Mode:     cfg.Tunnel.Mode,
+		Accept:   cfg.Tunnel.Accept,
 		BGP:      cli.Ports{Listen: cfg.BGP.Listen, BGP: int(cfg.BGP.Port), VXLAN: int(cfg.Tunnel.VXLANPort), VNI: cfg.Tunnel.VNI},
 	}
 	for _, p := range cfg.Pools {

@@ -75,6 +75,7 @@ type Settings struct {
 	Peers   []netip.Addr
 	Secrets []string // password files
 	Mode    string   // how other hosts are reached: [tunnel] mode
+	Accept  string   // who may send into the tunnels: [tunnel] accept
 
 	Interval time.Duration // between two passes of a daemon that nothing disturbs; 0: a minute
 }

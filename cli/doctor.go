@@ -50,6 +50,7 @@ func examinations() []examination {
 		{"privileges", judgePrivileges},
 		{"kernel", judgeKernel},
 		{"links", judgeProbes},
+		{"strangers", judgeGuard},
 		{"underlay", judgeUnderlay},
 		{"mtu", judgeMTU},
 		{"offload", judgeOffload},

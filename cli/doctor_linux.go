@@ -154,6 +154,7 @@ func probeHere() map[string]string {
 			probes[kind] = "no such module"
 		}
 	}
+	probes[guardProbe] = probeGuard()
 	return probes
 }
 
