@@ -22,6 +22,7 @@ import (
 	"github.com/fairlead-net/fairlead/config"
 	"github.com/fairlead-net/fairlead/endpoint"
 	"github.com/fairlead-net/fairlead/ipam"
+	"github.com/fairlead-net/fairlead/nat"
 	"github.com/fairlead-net/fairlead/reconcile"
 	"github.com/fairlead-net/fairlead/store"
 	"github.com/fairlead-net/fairlead/tunnel"
@@ -111,6 +112,7 @@ type host struct {
 	aside   string     // where a damaged store went
 	db      *store.DB
 	kernel  *tunnel.Kernel
+	filter  *nat.Kernel
 	links   *endpoint.Links
 	hangUp  func() error // ends the speaker; nil without one
 	speaker agent.Speaker
@@ -206,6 +208,9 @@ func (h *host) openTables() (err error) {
 	if h.kernel, err = tunnel.Open(); err != nil {
 		return err
 	}
+	if h.filter, err = nat.Open(); err != nil {
+		return err
+	}
 	h.links, err = endpoint.NewLinks()
 	return err
 }
@@ -229,6 +234,7 @@ func (h *host) tables() agent.Kernel {
 	return agent.Kernel{
 		Devices: h.kernel.Devices(), Endpoints: h.links, Neighbours: h.kernel.Neighbours(), FDB: h.kernel.FDB(),
 		Routes: h.kernel.Routes(), Rules: h.kernel.Rules(), Insides: h.links,
+		Members: h.filter.Sets(), Filter: h.filter.Input(h.cfg.Reconcile.Interval),
 		Sysctls: func(want map[string]string) reconcile.Target[string, string] { return h.kernel.Sysctls(want) },
 	}
 }
@@ -274,6 +280,9 @@ func (h *host) close() {
 	}
 	if h.kernel != nil {
 		_ = h.kernel.Close()
+	}
+	if h.filter != nil {
+		_ = h.filter.Close()
 	}
 	if h.db != nil {
 		_ = h.db.Close()

@@ -34,6 +34,8 @@ type Underlay interface {
 	Underlay(ctx context.Context, address netip.Addr) (tunnel.Underlay, error)
 	// Supports finds out which of the wanted tunnels this host can make.
 	Supports(ctx context.Context, wanted tunnel.Encaps) (tunnel.Encaps, error)
+	// Partners are the far ends of tunnels of those kinds that are not ours.
+	Partners(ctx context.Context, of tunnel.Encaps) (map[tunnel.Source]struct{}, error)
 	Hops(ctx context.Context, next []netip.Addr) (map[netip.Addr]tunnel.Hop, error)
 	// Shadowed finds those of our prefixes for which the kernel uses a foreign route, with that route as text.
 	Shadowed(ctx context.Context, ours []netip.Prefix) (map[netip.Prefix]string, error)

@@ -50,6 +50,8 @@ func TestTheNearGetRoutesAndTheFarATunnel(t *testing.T) {
 		"route 10.88.3.0/24 -> via 198.51.100.3 dev flvxlan onlink src 192.0.2.1\n",
 		"rule 10.88.0.0/16 -> lookup 88 priority 8800\n",
 		"sysctl net/ipv4/ip_forward -> 1\n",
+		"member 198.51.100.3 in fairlead-peers4",
+		"filter vxlan of IPv4 -> -p 17 -m udp --dport 4789 ",
 		"announce 10.88.1.0/24 via 192.0.2.1 that takes VXLAN\n",
 	} {
 		if !strings.Contains(got, line) {
@@ -137,6 +139,7 @@ func TestNothingIsPrunedBeforeThePeersHaveToldAll(t *testing.T) {
 	again.complete = false
 	again.devices.table, again.neighbours.table, again.fdb.table = w.devices.table, w.neighbours.table, w.fdb.table
 	again.routes.table, again.rules.table, again.sysctls.table = w.routes.table, w.rules.table, w.sysctls.table
+	again.members.table, again.filter.table = w.members.table, w.filter.table
 	a := start(t, again, config("10.88.1.0/24"))
 	after := settled(t, again, "announcement", func(s string) bool { return strings.Contains(s, "announce") })
 	if diff := cmp.Diff(before, after); diff != "" {

@@ -9,6 +9,7 @@ import (
 	"github.com/fairlead-net/fairlead/bgp"
 	"github.com/fairlead-net/fairlead/endpoint"
 	"github.com/fairlead-net/fairlead/ipam"
+	"github.com/fairlead-net/fairlead/nat"
 	"github.com/fairlead-net/fairlead/tunnel"
 )
 
@@ -16,6 +17,8 @@ import (
 type desired struct {
 	tunnel.Rows
 	endpoints map[string]endpoint.Row
+	members   map[nat.Member]nat.Fault // who may send into the tunnels
+	filter    map[nat.RuleKey]nat.Rule // what keeps others from it
 	announce  []bgp.Announcement
 	routes    []Route // every route heard, used or not
 }
@@ -48,6 +51,9 @@ func desire(in inputs) desired {
 	nodes := d.accept(in, &plan)
 	d.attach(in, &plan)
 	d.Rows = tunnel.Plan(plan)
+	if in.cfg.Tunnel.Accept == tunnel.AcceptPeers {
+		d.members, d.filter = strangers(d.Devices, senders(in, plan.Remotes), in.partners)
+	}
 	d.show(nodes)
 	if !in.drained {
 		d.announce = announcements(in, told(plan.Accepts()))
@@ -67,6 +73,22 @@ func (d *desired) accept(in inputs, plan *tunnel.Input) map[netip.Prefix]string 
 		plan.Remotes = append(plan.Remotes, tunnel.Remote{Prefix: r.Prefix, Ends: ends(r)})
 	}
 	return nodes
+}
+
+// senders are the nodes that may send into our tunnels: those of the config, which may speak before they have told
+// anything, and the next hops of what we route.
+func senders(in inputs, remotes []tunnel.Remote) (all []netip.Addr) {
+	for _, p := range in.cfg.BGP.Peers {
+		if p.Role == bgp.Mesh || p.Role == "" {
+			all = append(all, p.Address)
+		}
+	}
+	for _, m := range remotes {
+		for _, end := range m.Ends {
+			all = append(all, end.Addr)
+		}
+	}
+	return all
 }
 
 // ends are the next hops of a route with what they accept.

@@ -17,6 +17,7 @@ import (
 	"github.com/fairlead-net/fairlead/bgp"
 	"github.com/fairlead-net/fairlead/endpoint"
 	"github.com/fairlead-net/fairlead/ipam"
+	"github.com/fairlead-net/fairlead/nat"
 	"github.com/fairlead-net/fairlead/reconcile"
 	"github.com/fairlead-net/fairlead/store"
 	"github.com/fairlead-net/fairlead/tunnel"
@@ -73,6 +74,15 @@ func (r *rows[K, V]) text(name string) []string {
 	return lines
 }
 
+// filter is a packet filter in memory that nobody else changes.
+type filter struct{ rows[nat.RuleKey, nat.Rule] }
+
+func (f *filter) Changed() <-chan struct{} { return nil }
+
+func (f *filter) Dropped(context.Context) (map[nat.RuleKey]uint64, error) {
+	return map[nat.RuleKey]uint64{{Name: "vxlan", Family: 4}: 7}, nil
+}
+
 // world is a whole host in memory: kernel, peers and underlay.
 type world struct {
 	devices    rows[string, tunnel.Device]
@@ -82,6 +92,8 @@ type world struct {
 	fdb        rows[tunnel.FDBKey, netip.Addr]
 	routes     rows[tunnel.RouteKey, tunnel.Route]
 	rules      rows[netip.Prefix, tunnel.Rule]
+	members    rows[nat.Member, nat.Fault]
+	filter     filter
 
 	mu        sync.Mutex
 	underlay  tunnel.Underlay
@@ -160,7 +172,7 @@ func (w *world) text() string {
 	var lines []string
 	for _, t := range [][]string{
 		w.devices.text("device"), w.endpoints.text("endpoint"), w.sysctls.text("sysctl"), w.neighbours.text("neighbour"),
-		w.fdb.text("fdb"), w.routes.text("route"), w.rules.text("rule"),
+		w.fdb.text("fdb"), w.routes.text("route"), w.rules.text("rule"), w.members.text("member"), w.filter.text("filter"),
 	} {
 		lines = append(lines, t...)
 	}
@@ -254,6 +266,10 @@ func (b beneath) Supports(_ context.Context, wanted tunnel.Encaps) (tunnel.Encap
 	return wanted & tunnel.SetOf(tunnel.VXLAN), nil
 }
 
+func (b beneath) Partners(context.Context, tunnel.Encaps) (map[tunnel.Source]struct{}, error) {
+	return nil, nil
+}
+
 // ProbeOffload is a peer that answers nobody, unless the card is said to be broken.
 func (b beneath) ProbeOffload(context.Context, string, netip.Addr, netip.Addr) (tunnel.Verdict, error) {
 	if b.broken {
@@ -280,7 +296,7 @@ func (b beneath) Mend(context.Context, endpoint.Row) error                  { re
 func (w *world) kernel() agent.Kernel {
 	return agent.Kernel{
 		Devices: &w.devices, Endpoints: &w.endpoints, Neighbours: &w.neighbours, FDB: &w.fdb, Routes: &w.routes,
-		Rules: &w.rules, Insides: beneath{w},
+		Rules: &w.rules, Members: &w.members, Filter: &w.filter, Insides: beneath{w},
 		Sysctls: func(map[string]string) reconcile.Target[string, string] { return &w.sysctls },
 	}
 }
@@ -308,7 +324,7 @@ func config(block string) agent.Config {
 	return agent.Config{
 		Node:     agent.Node{Name: "n1", Address: netip.MustParseAddr("192.0.2.1")},
 		Pools:    []ipam.Pool{p},
-		Tunnel:   tunnel.Config{Mode: tunnel.ModeAuto, VNI: 88, Port: 4789},
+		Tunnel:   tunnel.Config{Mode: tunnel.ModeAuto, VNI: 88, Port: 4789, Accept: tunnel.AcceptPeers},
 		Interval: time.Minute,
 	}
 }

@@ -29,6 +29,7 @@ type inputs struct {
 	complete  bool // every peer has told all it knows, or was waited for long enough
 	settled   bool // complete, or long enough since the start to choose a block
 	underlay  tunnel.Underlay
+	partners  map[tunnel.Source]struct{} // far ends of tunnels that are not ours
 	hops      map[netip.Addr]tunnel.Hop
 	have      tables                  // what the kernel has of ours
 	rows      map[string]endpoint.Row // what the records want, less the MTU, by name
@@ -131,6 +132,11 @@ func (a *Agent) readKernel(ctx context.Context, in *inputs) (err error) {
 				seen[nh] = struct{}{}
 				next = append(next, nh)
 			}
+		}
+	}
+	if in.cfg.Tunnel.Accept == tunnel.AcceptPeers {
+		if in.partners, err = a.room.Underlay.Partners(ctx, in.underlay.Tunnels); err != nil {
+			return fmt.Errorf("look for tunnels of others: %w", err)
 		}
 	}
 	if in.hops, err = a.room.Underlay.Hops(ctx, next); err != nil {

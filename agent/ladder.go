@@ -5,6 +5,7 @@ import (
 	"net/netip"
 
 	"github.com/fairlead-net/fairlead/endpoint"
+	"github.com/fairlead-net/fairlead/nat"
 	"github.com/fairlead-net/fairlead/reconcile"
 	"github.com/fairlead-net/fairlead/tunnel"
 )
@@ -18,7 +19,16 @@ type Kernel struct {
 	FDB        reconcile.Target[tunnel.FDBKey, netip.Addr]
 	Routes     reconcile.Target[tunnel.RouteKey, tunnel.Route]
 	Rules      reconcile.Target[netip.Prefix, tunnel.Rule]
+	Members    reconcile.Target[nat.Member, nat.Fault]
+	Filter     Filter
 	Insides    Insides
+}
+
+// Filter is our rules in the host's packet filter.
+type Filter interface {
+	reconcile.Target[nat.RuleKey, nat.Rule]
+	Changed() <-chan struct{} // pokes when others changed it
+	Dropped(ctx context.Context) (map[nat.RuleKey]uint64, error)
 }
 
 // Insides looks into the endpoints' namespaces, which the host's tables do not show.
@@ -29,6 +39,8 @@ type Insides interface {
 
 // ladder is the order of the tables: puts climb it, prunes descend it.
 type ladder struct {
+	members    *reconcile.Table[nat.Member, nat.Fault]
+	filter     *reconcile.Table[nat.RuleKey, nat.Rule]
 	devices    *reconcile.Table[string, tunnel.Device]
 	endpoints  *reconcile.Table[string, endpoint.Row]
 	insides    *reconcile.Table[string, endpoint.Row]
@@ -45,6 +57,8 @@ type ladder struct {
 func newLadder(k Kernel, speaker Speaker, p *patrol) *ladder {
 	s := &parameters{of: k.Sysctls}
 	return &ladder{
+		members:    reconcile.NewTable("set", k.Members),
+		filter:     reconcile.NewTable("filter", reconcile.Target[nat.RuleKey, nat.Rule](k.Filter)),
 		devices:    reconcile.NewTable("device", k.Devices),
 		endpoints:  reconcile.NewTable("endpoint", k.Endpoints).Alone(),
 		insides:    reconcile.NewTable("inside", reconcile.Target[string, endpoint.Row](p)).Alone(),
@@ -61,6 +75,8 @@ func newLadder(k Kernel, speaker Speaker, p *patrol) *ladder {
 
 // tables is what the kernel has of ours, but for kernel parameters. A table that could not be read is nil.
 type tables struct {
+	members    map[nat.Member]nat.Fault
+	filter     map[nat.RuleKey]nat.Rule
 	devices    map[string]tunnel.Device
 	endpoints  map[string]endpoint.Row
 	neighbours map[tunnel.NeighKey]tunnel.MAC
@@ -72,6 +88,8 @@ type tables struct {
 // read lists all but the endpoints' links, whose listing can go on beside it. What can not be read is left to its rung,
 // which reads again and reports.
 func (l *ladder) read(ctx context.Context, t *tables) {
+	t.members, _ = l.members.List(ctx)
+	t.filter, _ = l.filter.List(ctx)
 	t.devices, _ = l.devices.List(ctx)
 	t.neighbours, _ = l.neighbours.List(ctx)
 	t.fdb, _ = l.fdb.List(ctx)
@@ -87,6 +105,8 @@ func (l *ladder) apply(ctx context.Context, d desired, have tables, complete boo
 	l.patrol.expect(d.endpoints)
 	defer l.patrol.settle()
 	return reconcile.Climb(ctx,
+		l.members.Known(have.members, d.members, func(nat.Member, nat.Fault) bool { return !complete }),
+		l.filter.Known(have.filter, d.filter, func(nat.RuleKey, nat.Rule) bool { return !complete }),
 		l.devices.Known(have.devices, d.Devices, func(name string, _ tunnel.Device) bool { return early(name) }),
 		l.sysctls.Rung(d.Sysctls, nil),
 		l.endpoints.Known(have.endpoints, d.endpoints, nil),

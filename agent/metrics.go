@@ -126,6 +126,7 @@ func (v view) Collect(out chan<- prometheus.Metric) {
 	for encap, n := range map[string]int{"direct": s.Routes.Direct, "ipip": s.Routes.IPIP, "vxlan": s.Routes.VXLAN, "gre": s.Routes.GRE, "none": s.Routes.Skipped} {
 		send("routes", "Remote prefixes, by how packets get there; none: not used.", float64(n), prometheus.Labels{"encap": encap})
 	}
+	v.strangers(out)
 	leases := make(map[string]int)
 	for _, l := range v.agent.room.Ledger.Leases() {
 		leases[l.Pool]++
@@ -135,6 +136,25 @@ func (v view) Collect(out chan<- prometheus.Metric) {
 		for state, n := range map[string]int{"leased": p.Leased, "resting": p.Resting, "reserved": p.Reserved, "total": p.Size} {
 			send("pool_addresses", "Addresses of this node's block, by pool and state.", float64(n), prometheus.Labels{"pool": p.Name, "state": state})
 		}
+	}
+}
+
+// strangers counts the encapsulated packets that were dropped because no node of ours sent them. The packet filter counts
+// from when the rule was made.
+func (v view) strangers(out chan<- prometheus.Metric) {
+	ctx, cancel := context.WithTimeout(context.Background(), 5*time.Second)
+	defer cancel()
+	dropped, err := v.agent.room.Kernel.Filter.Dropped(ctx)
+	if err != nil {
+		return // a packet filter that can not be read is said by the pass
+	}
+	sums := make(map[string]uint64)
+	for k, n := range dropped {
+		sums[k.Name] += n
+	}
+	d := prometheus.NewDesc("fairlead_tunnel_strangers_dropped_total", "Encapsulated packets from no node of ours, dropped.", []string{"encap"}, nil)
+	for encap, n := range sums {
+		out <- prometheus.MustNewConstMetric(d, prometheus.CounterValue, float64(n), encap)
 	}
 }
 

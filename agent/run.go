@@ -68,6 +68,7 @@ func (a *Agent) wait(ctx context.Context, kernel <-chan struct{}, w *waker, feed
 		case <-a.room.Speaker.Changed():
 		case <-a.patrol.found:
 		case <-a.trial.found:
+		case <-a.room.Kernel.Filter.Changed():
 		case <-a.room.DB.Unsure():
 		case <-w.retry.C:
 		case <-w.tick.C:

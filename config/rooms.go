@@ -10,10 +10,12 @@ import (
 // Agent is the config in the words of the rooms below.
 func (c Config) Agent() agent.Config {
 	a := agent.Config{
-		File:     c.File,
-		Node:     agent.Node{Name: c.Node.Name, Address: c.Node.Address, MTU: c.Node.MTU},
-		BGP:      c.BGP.speaker(),
-		Tunnel:   tunnel.Config{Mode: tunnel.Mode(c.Tunnel.Mode), VNI: c.Tunnel.VNI, Port: int(c.Tunnel.VXLANPort)},
+		File: c.File,
+		Node: agent.Node{Name: c.Node.Name, Address: c.Node.Address, MTU: c.Node.MTU},
+		BGP:  c.BGP.speaker(),
+		Tunnel: tunnel.Config{
+			Mode: tunnel.Mode(c.Tunnel.Mode), VNI: c.Tunnel.VNI, Port: int(c.Tunnel.VXLANPort), Accept: tunnel.Accept(c.Tunnel.Accept),
+		},
 		Interval: c.Reconcile.Interval,
 		Socket:   c.API.Socket,
 		Hooks:    agent.Hooks{OnAttach: c.Hooks.OnAttach, OnDetach: c.Hooks.OnDetach, Timeout: c.Hooks.Timeout},

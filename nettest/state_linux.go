@@ -32,7 +32,7 @@ func kernelViews() [][]string {
 
 // numbered is the index of one of Fairlead's own links, which is another one whenever the link is made anew.
 func numbered() *regexp.Regexp {
-	return regexp.MustCompile(`^\d+: (fl(?:vxlan6?|[0-9a-f]{10}))(?:@if\d+)?\b`)
+	return regexp.MustCompile(`^\d+: (fl(?:vxlan6?|ipip|gre|[0-9a-f]{10}))(?:@if\d+)?\b`)
 }
 
 // volatile is what changes by itself: counters, ages, and whether a cable is plugged in.
@@ -41,13 +41,20 @@ func volatile() *regexp.Regexp {
 		`|new_netnsid \d+|link-netnsid \d+|state (UP|DOWN|UNKNOWN|LOWERLAYERDOWN)|timer +[\d.]+|designated_root \S+|root_id \S+`)
 }
 
+// told is what another view shows better or what says nothing: the tables of iptables as nft prints them, and those of
+// them that have nothing but their own chains. iptables makes such ones whenever it is run for the first time, and takes
+// none away; they let everything through.
+func told() *regexp.Regexp {
+	return regexp.MustCompile(`(?m)^table ip6? (filter|nat|mangle|raw|security) \{\n(\t.*\n|\n)*\}\n|^\*\w+\n(:[A-Z]+ ACCEPT .*\n)+COMMIT\n`)
+}
+
 // State reads the host's kernel.
 func (h *Host) State() State {
 	h.t.Helper()
 	var s State
-	skip, own := volatile(), numbered()
+	skip, own, known := volatile(), numbered(), told()
 	for _, argv := range kernelViews() {
-		for line := range strings.Lines(h.Run(argv...)) {
+		for line := range strings.Lines(known.ReplaceAllString(h.Run(argv...), "")) {
 			line = strings.Join(strings.Fields(skip.ReplaceAllString(line, "")), " ")
 			line = own.ReplaceAllString(line, "$1")
 			if line != "" {

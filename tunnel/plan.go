@@ -11,7 +11,16 @@ import (
 type Config struct {
 	Mode      Mode
 	VNI, Port int
+	Accept    Accept
 }
+
+// Accept is who may send into our tunnels.
+type Accept string
+
+const (
+	AcceptPeers Accept = "peers" // the nodes, by the source of the outer header
+	AcceptAny   Accept = "any"
+)
 
 // Underlay is this host's place in the network that carries everything.
 type Underlay struct {
