@@ -144,7 +144,7 @@ func New(cfg Config, r Rooms) (*Agent, error) {
 		return nil, err
 	}
 	a.metrics = newMetrics(a)
-	a.news = newNews()
+	a.news = newNews(a.metrics.hooks, a.programs, r.Log)
 	if err := a.room.Ledger.SetPools(cfg.Pools); err != nil {
 		return nil, fmt.Errorf("set pools: %w", err)
 	}

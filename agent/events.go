@@ -1,9 +1,12 @@
 package agent
 
 import (
+	"log/slog"
 	"maps"
 	"net/netip"
 	"slices"
+
+	"github.com/prometheus/client_golang/prometheus"
 
 	"github.com/fairlead-net/fairlead/bgp"
 	"github.com/fairlead-net/fairlead/endpoint"
@@ -33,10 +36,13 @@ func EventWords() []string {
 // news tells of what the passes change.
 type news struct {
 	feed  *feed
+	hooks *hooks
 	known picture // of the loop alone
 }
 
-func newNews() *news { return &news{feed: newFeed()} }
+func newNews(runs *prometheus.CounterVec, inForce func() Hooks, log *slog.Logger) *news {
+	return &news{feed: newFeed(), hooks: newHooks(inForce, runs, log)}
+}
 
 // tell tells whoever wants to know what the latest pass changed, and waits for none of them. How many prefixes a neighbour
 // has told is asked for only when its session is news: GoBGP counts them one by one.
@@ -48,6 +54,7 @@ func (n *news) tell(o *outcome, s Speaker) {
 	var events []Event
 	n.known, events = changes(n.known, o, peers)
 	n.feed.add(events)
+	n.hooks.tell(events)
 }
 
 // picture is what whoever followed all events knows of the node, or could know before the first of them.

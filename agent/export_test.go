@@ -42,3 +42,9 @@ const (
 	MostReaders = mostReaders
 	LineLimit   = lineLimit
 )
+
+// How many hooks run, and how many events wait for one.
+const (
+	HooksAtOnce = hooksAtOnce
+	HooksQueued = hooksQueued
+)

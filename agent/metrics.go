@@ -24,6 +24,7 @@ type metrics struct {
 	errors   *prometheus.CounterVec
 	drift    prometheus.Counter
 	reloads  *prometheus.CounterVec
+	hooks    *prometheus.CounterVec
 	good     prometheus.Gauge
 	goodAt   prometheus.Gauge
 	repaired atomic.Uint64
@@ -42,18 +43,19 @@ func newMetrics(a *Agent) *metrics {
 		errors:  counters("reconcile_errors_total", "Rows or tables that failed, by table.", "table"),
 		drift:   prometheus.NewCounter(prometheus.CounterOpts{Namespace: "fairlead", Name: "drift_repaired_total", Help: "Kernel objects put back after others changed or removed them."}),
 		reloads: counters("config_reloads_total", "Config reloads, by result.", "result"),
+		hooks:   counters("hook_runs_total", "Events for hooks, by hook and by what came of them.", "hook", "result"),
 		good:    gauge("config_last_reload_successful", "Whether the last reload was applied (1) or refused (0)."),
 		goodAt:  gauge("config_last_reload_success_timestamp_seconds", "When a config was last applied."),
 	}
 	m.good.Set(1)
 	m.goodAt.Set(float64(a.started.Unix()))
-	m.registry.MustRegister(m.passes, m.seconds, m.writes, m.errors, m.drift, m.reloads, m.good, m.goodAt, view{a},
+	m.registry.MustRegister(m.passes, m.seconds, m.writes, m.errors, m.drift, m.reloads, m.hooks, m.good, m.goodAt, view{a},
 		collectors.NewGoCollector(), collectors.NewProcessCollector(collectors.ProcessCollectorOpts{}))
 	return m
 }
 
-func counters(name, help, label string) *prometheus.CounterVec {
-	return prometheus.NewCounterVec(prometheus.CounterOpts{Namespace: "fairlead", Name: name, Help: help}, []string{label})
+func counters(name, help string, labels ...string) *prometheus.CounterVec {
+	return prometheus.NewCounterVec(prometheus.CounterOpts{Namespace: "fairlead", Name: name, Help: help}, labels)
 }
 
 func gauge(name, help string) prometheus.Gauge {

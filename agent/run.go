@@ -42,6 +42,7 @@ func (a *Agent) Run(ctx context.Context) error {
 	var beside sync.WaitGroup
 	beside.Go(func() { a.patrol.run(ctx, a.interval) })
 	beside.Go(func() { a.trial.run(ctx) })
+	defer a.news.hooks.end()
 	defer beside.Wait()
 	defer stop()
 	for {
