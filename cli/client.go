@@ -169,7 +169,7 @@ func (c client) explain(ctx context.Context, err error) error {
 			"usermod -aG fairlead $USER", c.socket)
 	case errors.Is(err, fs.ErrNotExist), errors.Is(err, syscall.ECONNREFUSED), errors.Is(err, syscall.ENOTSOCK):
 		return fmt.Errorf("cannot reach fairlead at %s: is it running? systemctl start fairlead%w", c.socket, quiet{errNoDaemon})
-	case errors.Is(ctx.Err(), context.DeadlineExceeded):
+	case errors.Is(context.Cause(ctx), context.DeadlineExceeded):
 		return fmt.Errorf("fairlead did not answer at %s within %s: journalctl -u fairlead may say why", c.socket, c.timeout)
 	case ctx.Err() != nil:
 		return errors.New("interrupted")
