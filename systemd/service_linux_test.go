@@ -53,6 +53,7 @@ func TestServiceOnARealSystemd(t *testing.T) {
 		m.run("fairlead", "attach", "job", "--pid", m.stranger(t))
 		m.run("fairlead", "detach", "job")
 	})
+	t.Run("runs hooks, in its own narrow world", func(t *testing.T) { runsHooks(t, m) })
 	t.Run("a refused config fails the reload and changes nothing", func(t *testing.T) {
 		m.run("systemctl", "reload", "fairlead")
 		good := m.run("cat", "/etc/fairlead/fairlead.toml")
@@ -110,6 +111,46 @@ func TestServiceOnARealSystemd(t *testing.T) {
 			t.Run(capability, func(t *testing.T) { needs(t, m, capability) })
 		}
 	})
+}
+
+// runsHooks has a hook try what docs/operations.md says that it can and can not do.
+func runsHooks(t *testing.T, m *machine) {
+	m.write("fairlead/hook", "#!/bin/sh\nexec >/run/fairlead/hook.new 2>&1\n"+`
+grep -q '"endpoint-attached".*"hooked"' && echo event
+try() { what=$1; shift; if "$@"; then echo "can $what"; else echo "can not $what"; fi; }
+try state touch /var/lib/fairlead/hook
+try etc touch /etc/hook.log
+try usr touch /usr/hook
+try mount mount -t tmpfs none /run/fairlead
+try user setpriv --reuid=65534 --regid=65534 --clear-groups true
+try network ip -brief link show eth0
+mv /run/fairlead/hook.new /run/fairlead/hook.log
+`)
+	m.write("fairlead/conf.d/hooks.toml", "[hooks]\non_attach = \"/etc/fairlead/hook\"\n")
+	if out, err := m.try("systemctl", "reload", "fairlead"); err == nil {
+		t.Errorf("a hook that can not be run is taken: %s", out)
+	}
+	m.run("chmod", "755", "/etc/fairlead/hook")
+	m.run("systemctl", "reload", "fairlead")
+	m.run("ip", "netns", "add", "hooked")
+	m.run("fairlead", "attach", "hooked")
+	said := ""
+	nettest.Eventually(t, 10*time.Second, func() (err error) {
+		said, err = m.try("cat", "/run/fairlead/hook.log")
+		return err
+	})
+	t.Log(said)
+	for _, want := range []string{
+		"event", "can state", "can not etc", "can not usr", "can not mount", "can not user", "can network",
+	} {
+		if !slices.Contains(strings.Split(said, "\n"), want) {
+			t.Errorf("the hook does not say %q", want)
+		}
+	}
+	m.run("rm", "/etc/fairlead/conf.d/hooks.toml")
+	m.run("systemctl", "reload", "fairlead")
+	m.run("fairlead", "detach", "hooked")
+	m.run("ip", "netns", "delete", "hooked")
 }
 
 // networkdLeavesOurs lets systemd-networkd configure the host's link anew while Fairlead is stopped and can mend nothing.
