@@ -39,8 +39,8 @@ func desire(in inputs) desired {
 	d := desired{endpoints: make(map[string]endpoint.Row)}
 	plan := tunnel.Input{Config: in.cfg.Tunnel, Underlay: in.underlay, MTU: in.cfg.Node.MTU, Hops: in.hops}
 	plan.Offload = make(map[string]tunnel.Offload)
-	for name, have := range in.have.devices {
-		plan.Offload[name] = tunnel.ChooseOffload(in.checksums, have.Offload)
+	for _, name := range []string{tunnel.DeviceVXLAN, tunnel.DeviceVXLAN6} {
+		plan.Offload[name] = tunnel.ChooseOffload(in.checksums, in.have.devices[name].Offload)
 	}
 	for _, p := range in.cfg.Pools {
 		plan.Pools = append(plan.Pools, p.CIDR)

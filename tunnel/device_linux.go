@@ -21,6 +21,9 @@ func (t *Devices) List(ctx context.Context) (map[string]Device, error) {
 	for _, name := range devices() {
 		l, err := t.k.link(ctx, name)
 		d := l.device()
+		if err == nil && d.Fault == "" {
+			d.Fault, err = t.addressFault(ctx, l)
+		}
 		if err == nil && d.Kind == VXLAN {
 			d.Offload, err = t.k.readOffload(name)
 		}
@@ -33,6 +36,13 @@ func (t *Devices) List(ctx context.Context) (map[string]Device, error) {
 		}
 	}
 	return have, nil
+}
+
+func (t *Devices) addressFault(ctx context.Context, l link) (string, error) {
+	if bare, err := t.k.bare(ctx, l.index); err != nil || !bare {
+		return "", err
+	}
+	return faultBare, nil
 }
 
 // device is the link as a row. A fault makes it differ from every row that is wanted.
@@ -85,7 +95,7 @@ func (t *Devices) Delete(ctx context.Context, name string) error {
 
 // mendable tells whether only what can be changed in place is different.
 func mendable(have, want Device) bool {
-	if have.Fault == faultDown {
+	if have.Fault == faultDown || have.Fault == faultBare {
 		have.Fault = ""
 	}
 	have.MTU, have.MAC, have.Offload = want.MTU, want.MAC, want.Offload
@@ -93,14 +103,23 @@ func mendable(have, want Device) bool {
 }
 
 func (t *Devices) mend(ctx context.Context, name string, d Device) error {
-	return errors.Join(t.send(ctx, d, d.mending(name), raising(name)), t.offload(name, d))
+	return errors.Join(t.raise(ctx, name, d, d.mending(name)), t.offload(name, d))
 }
 
 func (t *Devices) create(ctx context.Context, name string, d Device) error {
 	if err := t.send(ctx, d, d.creation(name), silence(name)); err != nil {
 		return err
 	}
-	return errors.Join(t.offload(name, d), t.send(ctx, d, raising(name)))
+	return errors.Join(t.offload(name, d), t.raise(ctx, name, d))
+}
+
+// raise does the steps, and then gives the device its address and brings it up.
+func (t *Devices) raise(ctx context.Context, name string, d Device, steps ...*nl.NetlinkRequest) error {
+	addressing, err := t.k.addressing(name)
+	if err != nil {
+		return err
+	}
+	return t.send(ctx, d, append(steps, addressing, raising(name))...)
 }
 
 // offload gives a VXLAN device the switch that it shall have.

@@ -44,6 +44,7 @@ func TestDriftOfDevices(t *testing.T) {
 		"mac":       {[]string{"link set flvxlan address 02:00:00:00:00:01"}, false},
 		"down":      {[]string{"link set flvxlan down"}, false},
 		"mtu, down": {[]string{"link set flvxlan mtu 1200 down"}, false},
+		"address":   {[]string{"-4 addr flush dev flvxlan"}, false},
 		"deleted":   {[]string{"link del flvxlan"}, true},
 		"learning":  {[]string{"link set flvxlan type vxlan learning"}, true},
 		"local":     {[]string{"link del flvxlan", strings.Replace(create, ".2.1", ".2.9", 1) + "id 88 dstport 4789"}, true},
