@@ -1,10 +1,8 @@
 package agent_test
 
 import (
-	"encoding/binary"
 	"errors"
 	"fmt"
-	"net"
 	"net/netip"
 	"os"
 	"os/exec"
@@ -35,7 +33,8 @@ type field struct {
 	filter               *nat.Kernel
 	chain                *nat.Chain
 	devices              map[string]tunnel.Device
-	arrived              atomic.Int64 // packets delivered on the node, out of whatever tunnel
+	ear                  *nettest.Ear // what came out of VXLAN
+	raw                  atomic.Int64 // packets of the other tunnels
 }
 
 func newField(t *testing.T) *field {
@@ -88,118 +87,63 @@ func (f *field) open(t *testing.T) {
 // listen counts what comes out of the node's tunnels: UDP within VXLAN, and all of protocols 4 and 47.
 func (f *field) listen(t *testing.T) {
 	t.Helper()
-	var inner *net.UDPConn
-	raw := make(map[int]*os.File)
-	noError(t, f.node.Do(func() (err error) {
-		if inner, err = net.ListenUDP("udp4", &net.UDPAddr{IP: net.IPv4(10, 88, 1, 1), Port: 9000}); err != nil {
-			return err
-		}
-		for _, protocol := range []int{unix.IPPROTO_IPIP, unix.IPPROTO_GRE} {
+	f.ear = f.node.Hear(netip.MustParseAddrPort("10.88.1.1:9000"))
+	for _, protocol := range []int{unix.IPPROTO_IPIP, unix.IPPROTO_GRE} {
+		var raw *os.File
+		noError(t, f.node.Do(func() error {
 			fd, err := unix.Socket(unix.AF_INET, unix.SOCK_RAW|unix.SOCK_NONBLOCK|unix.SOCK_CLOEXEC, protocol)
-			if err != nil {
-				return err
-			}
-			raw[protocol] = os.NewFile(uintptr(fd), "raw")
-		}
-		return nil
-	}))
-	ears := []interface {
-		Read([]byte) (int, error)
-		Close() error
-	}{inner, raw[unix.IPPROTO_IPIP], raw[unix.IPPROTO_GRE]}
-	for _, ear := range ears {
+			raw = os.NewFile(uintptr(fd), "raw")
+			return err
+		}))
 		done := make(chan struct{})
 		go func() {
 			defer close(done)
-			for b := make([]byte, 2048); ; {
-				if _, err := ear.Read(b); err != nil {
-					return
+			for b := make([]byte, 256); ; {
+				if _, err := raw.Read(b); err != nil {
+					return // closed
 				}
-				f.arrived.Add(1)
+				f.raw.Add(1)
 			}
 		}()
 		t.Cleanup(func() {
-			_ = ear.Close()
+			_ = raw.Close()
 			<-done
 		})
 	}
 }
 
-// shot is a kind of packet and how it is sent.
-type shot struct {
-	to       string // the node's address
-	vni      int    // 0: no VXLAN
-	protocol int    // without VXLAN
-	options  bool   // IPv4 options, or an IPv6 header of options, before the UDP header
+// arrived is how many packets have come out of the tunnels so far.
+func (f *field) arrived() int { return f.ear.Heard() + int(f.raw.Load()) }
+
+// shot is a kind of packet that comes out of one of the node's tunnels.
+func shot(encap, to string) nettest.Forgery {
+	f := nettest.Forgery{
+		Encap: encap, To: netip.MustParseAddr(to), Port: 9000,
+		Src: netip.MustParseAddr("10.88.9.9"), Dst: netip.MustParseAddr("10.88.1.1"),
+	}
+	if f.To.Is4() {
+		f.End = netip.MustParseAddr("192.0.2.1") // whichever of its addresses is used
+	}
+	return f
 }
 
-// fire sends packets that a tunnel of the node would take.
-func (f *field) fire(t *testing.T, from *nettest.Host, s shot) {
-	t.Helper()
-	to := netip.MustParseAddr(s.to)
-	noError(t, from.Do(func() error {
-		if s.vni == 0 {
-			return volley(unix.SOCK_RAW, s.protocol, s, to, []byte("a packet in a packet"))
-		}
-		vtep := netip.MustParseAddr("192.0.2.1")
-		if s.vni == 88 && to.Is6() {
-			vtep = netip.MustParseAddr("2001:db8:1::1")
-		}
-		return volley(unix.SOCK_DGRAM, 0, s, to, vxlan(s.vni, tunnel.VTEPMAC(vtep)))
-	}))
+func withOptions(f nettest.Forgery) nettest.Forgery {
+	f.Options = true
+	return f
 }
 
-func volley(kind, protocol int, s shot, to netip.Addr, packet []byte) error {
-	domain, level, option, value := unix.AF_INET, unix.IPPROTO_IP, unix.IP_OPTIONS, "\x01\x01\x01\x01"
-	var target unix.Sockaddr
-	if to.Is4() {
-		target = &unix.SockaddrInet4{Port: 4789, Addr: to.As4()}
-	} else {
-		domain, level, option, value = unix.AF_INET6, unix.IPPROTO_IPV6, unix.IPV6_DSTOPTS, "\x00\x00\x01\x04\x00\x00\x00\x00"
-		target = &unix.SockaddrInet6{Port: 4789, Addr: to.As16()}
-	}
-	fd, err := unix.Socket(domain, kind|unix.SOCK_CLOEXEC, protocol)
-	if err != nil {
-		return err
-	}
-	defer unix.Close(fd)
-	if s.options {
-		if err := unix.SetsockoptString(fd, level, option, value); err != nil {
-			return err
-		}
-	}
-	for range shots {
-		if err := unix.Sendto(fd, packet, 0, target); err != nil {
-			return err
-		}
-	}
-	return nil
-}
-
-// vxlan is a VXLAN packet behind its UDP header: a UDP packet to the node's inner address.
-func vxlan(vni int, dst tunnel.MAC) []byte {
-	b := []byte{8, 0, 0, 0, byte(vni >> 16), byte(vni >> 8), byte(vni), 0}
-	b = append(b, dst[:]...)
-	b = append(b, 2, 0, 0, 0, 0, 9, 8, 0)
-	text := "from within"
-	ip := []byte{0x45, 0, 0, 0, 0, 0, 0, 0, 64, unix.IPPROTO_UDP, 0, 0, 10, 88, 9, 9, 10, 88, 1, 1}
-	binary.BigEndian.PutUint16(ip[2:], uint16(len(ip)+8+len(text)))
-	sum := uint32(0)
-	for i := 0; i < len(ip); i += 2 {
-		sum += uint32(binary.BigEndian.Uint16(ip[i:]))
-	}
-	binary.BigEndian.PutUint16(ip[10:], ^uint16(sum+sum>>16))
-	udp := []byte{0x23, 0x28, 0x23, 0x28, 0, byte(8 + len(text)), 0, 0} // port 9000, no checksum
-	return append(append(append(b, ip...), udp...), text...)
+func forTheirs(f nettest.Forgery) nettest.Forgery {
+	f.VNI, f.End = theirVNI, netip.MustParseAddr("192.0.2.1")
+	return f
 }
 
 // hits fires and returns how many packets were delivered and how many dropped, when that is all of them.
-func (f *field) hits(t *testing.T, from *nettest.Host, s shot) (delivered, dropped int) {
+func (f *field) hits(t *testing.T, from *nettest.Host, s nettest.Forgery) (delivered, dropped int) {
 	t.Helper()
-	arrived, before := f.arrived.Load(), f.dropped(t)
-	f.fire(t, from, s)
+	arrived, before := f.arrived(), f.dropped(t)
+	from.Forge(s, shots)
 	for deadline := time.Now().Add(5 * time.Second); time.Now().Before(deadline); time.Sleep(2 * time.Millisecond) {
-		delivered, dropped = int(f.arrived.Load()-arrived), f.dropped(t)-before
+		delivered, dropped = f.arrived()-arrived, f.dropped(t)-before
 		if delivered+dropped >= shots {
 			break
 		}
@@ -236,25 +180,25 @@ func (f *field) set(t *testing.T, devices map[string]tunnel.Device, partners ...
 // TestOnlyPeersGetIn fires packets at a node from a peer and from a stranger. Before the guard is there the same packets
 // of the stranger are delivered, so that it is the guard that keeps them out.
 func TestOnlyPeersGetIn(t *testing.T) {
-	inward := []shot{
-		{to: "192.0.2.1", vni: 88},
-		{to: "192.0.2.200", vni: 88}, // the device listens at every address
-		{to: "192.0.2.1", vni: 88, options: true},
-		{to: "2001:db8:1::1", vni: 88},
-		{to: "2001:db8:1::1", vni: 88, options: true},
-		{to: "192.0.2.1", protocol: unix.IPPROTO_IPIP},
-		{to: "192.0.2.1", protocol: unix.IPPROTO_GRE},
+	inward := []nettest.Forgery{
+		shot("vxlan", "192.0.2.1"),
+		shot("vxlan", "192.0.2.200"), // the device listens at every address
+		withOptions(shot("vxlan", "192.0.2.1")),
+		shot("vxlan", "2001:db8:1::1"),
+		withOptions(shot("vxlan", "2001:db8:1::1")),
+		shot("ipip", "192.0.2.1"),
+		shot("gre", "192.0.2.1"),
 	}
 	// Not for our devices: another VNI at our port, and a tunnel to an address that ours do not have.
-	foreign := []shot{
-		{to: "192.0.2.1", vni: theirVNI}, {to: "192.0.2.1", vni: theirVNI, options: true}, {to: "2001:db8:1::1", vni: theirVNI},
-		{to: "192.0.2.200", protocol: unix.IPPROTO_IPIP}, {to: "192.0.2.200", protocol: unix.IPPROTO_GRE},
+	foreign := []nettest.Forgery{
+		forTheirs(shot("vxlan", "192.0.2.1")), forTheirs(withOptions(shot("vxlan", "192.0.2.1"))), forTheirs(shot("vxlan", "2001:db8:1::1")),
+		shot("ipip", "192.0.2.200"), shot("gre", "192.0.2.200"),
 	}
 	for _, backend := range []string{"nft", "legacy"} {
 		t.Run(backend, func(t *testing.T) {
 			useIPTables(t, backend)
 			f := newField(t)
-			expect := func(when string, from *nettest.Host, kinds []shot, in bool) {
+			expect := func(when string, from *nettest.Host, kinds []nettest.Forgery, in bool) {
 				t.Helper()
 				for _, s := range kinds {
 					delivered, dropped := f.hits(t, from, s)
