@@ -75,9 +75,19 @@ func pair(n *nettest.Node) []*nettest.Probe {
 	return probes
 }
 
-// brief is an error unless the probe's longest gap is no longer than that.
-func brief(p *nettest.Probe, most time.Duration) error {
-	got := p.Stop()
+// tallies stops probes, all at once: each waits a second for what is late.
+func tallies(probes []*nettest.Probe) []nettest.Tally {
+	all := make([]nettest.Tally, len(probes))
+	var stopping sync.WaitGroup
+	for i, p := range probes {
+		stopping.Go(func() { all[i] = p.Stop() })
+	}
+	stopping.Wait()
+	return all
+}
+
+// brief is an error unless a probe's longest gap is no longer than that.
+func brief(got nettest.Tally, most time.Duration) error {
 	if gap := got.LongestGap(); gap.For > most || got.Sent < 500 {
 		return fmt.Errorf("%v; silent for %v, and %v is allowed", got, gap, most)
 	}
@@ -138,8 +148,8 @@ func TestADaemonFollowsItsHostToAnotherAddress(t *testing.T) {
 	for _, a := range far.Addresses() {
 		nettest.Eventually(t, 2*time.Second, func() error { return reaches(c, a) })
 	}
-	for _, p := range here {
-		if err := brief(p, blink); err != nil {
+	for _, got := range tallies(here) {
+		if err := brief(got, blink); err != nil {
 			t.Error(err)
 		}
 	}
@@ -175,8 +185,8 @@ func TestAConfiguredAddressThatVanishesIsAFaultAndNoMove(t *testing.T) {
 	}
 	n.Renumber(1)
 	nettest.Eventually(t, 5*time.Second, func() error { return at(n, was) })
-	for _, p := range here {
-		if err := brief(p, blink); err != nil {
+	for _, got := range tallies(here) {
+		if err := brief(got, blink); err != nil {
 			t.Error(err)
 		}
 	}
@@ -259,8 +269,8 @@ func TestTheChoiceFollowsTheUnderlayWithoutAWordOfBGP(t *testing.T) {
 	if after := talks(); len(before) != 2 || !slices.Equal(before, after) {
 		t.Errorf("the sessions were %q and are %q", before, after)
 	}
-	for _, p := range probes {
-		if err := brief(p, soon); err != nil {
+	for _, got := range tallies(probes) {
+		if err := brief(got, soon); err != nil {
 			t.Error(err)
 		}
 	}
