@@ -17,8 +17,11 @@ func judgeGuard(f *hostFacts) []finding {
 		return []finding{fine("only nodes may send into the tunnels")}
 	}
 	fix := "modprobe -a ip_set_hash_ip xt_set xt_bpf xt_comment"
-	if strings.Contains(why, "apt-get install iptables") {
+	switch {
+	case strings.Contains(why, "apt-get install iptables"):
 		fix = "apt-get install iptables"
+	case strings.Contains(why, "CAP_NET_RAW"):
+		fix = "sudo fairlead doctor"
 	}
 	return []finding{failure(fix, "strangers can not be kept out of the tunnels: %s", why)}
 }

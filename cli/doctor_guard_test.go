@@ -16,6 +16,7 @@ func TestDoctorTellsWhetherStrangersAreKeptOut(t *testing.T) {
 		{"auto", "", "", levelOK, "only nodes", ""},
 		{"auto", "any", missing, levelOK, "everybody may send", ""},
 		{"auto", "peers", missing, levelFail, "strangers can not be kept out", "apt-get install iptables"},
+		{"auto", "peers", "iptables needs CAP_NET_ADMIN and CAP_NET_RAW: no", levelFail, "CAP_NET_RAW", "sudo fairlead doctor"},
 		{"vxlan", "peers", "this kernel has no sets of addresses", levelFail, "no sets of addresses", "modprobe -a ip_set_hash_ip"},
 	} {
 		f := healthy()

@@ -150,6 +150,8 @@ func explain(err error) error {
 	switch {
 	case strings.Contains(text, "Set ") && strings.Contains(text, "doesn't exist"):
 		return fmt.Errorf("%w: %s", reconcile.ErrWaits, text)
+	case strings.Contains(all, "open socket to ipset") || strings.Contains(all, "you must be root"):
+		return fmt.Errorf("iptables needs CAP_NET_ADMIN and CAP_NET_RAW: %s", text)
 	case strings.Contains(all, "xtables lock"):
 		return fmt.Errorf("another program holds the lock of the packet filter: %s", text)
 	}
