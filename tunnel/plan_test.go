@@ -148,8 +148,8 @@ func drawInput(t *rapid.T) tunnel.Input {
 			Mode: rapid.SampledFrom(modes()).Draw(t, "mode"),
 			VNI:  88, Port: 4789,
 		},
-		Pools:    []netip.Prefix{prefix("10.88.0.0/16"), prefix("2001:db8:88::/48")},
-		Blocks:   []netip.Prefix{prefix("10.88.1.0/24"), prefix("2001:db8:88:1::/64")},
+		Pools:  []netip.Prefix{prefix("10.88.0.0/16"), prefix("2001:db8:88::/48")},
+		Blocks: []netip.Prefix{prefix("10.88.1.0/24"), prefix("2001:db8:88:1::/64")},
 		Underlay: tunnel.Underlay{
 			Dev: "uplink", MTU: 1500, Address: addr("192.0.2.1"), Tunnels: tunnel.Encaps(rapid.IntRange(0, 7).Draw(t, "kernel")),
 		},

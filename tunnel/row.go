@@ -28,7 +28,7 @@ type Device struct {
 	MTU       int
 	MAC       MAC     // of VXLAN
 	Offload   Offload // of VXLAN
-	Fault     string // what else is wrong with it, one word; never wanted
+	Fault     string  // what else is wrong with it, one word; never wanted
 }
 
 func (d Device) String() string {
