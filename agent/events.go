@@ -5,6 +5,7 @@ import (
 	"maps"
 	"net/netip"
 	"slices"
+	"strings"
 
 	"github.com/prometheus/client_golang/prometheus"
 
@@ -59,8 +60,8 @@ func (n *news) tell(o *outcome, s Speaker) {
 
 // picture is what whoever followed all events knows of the node, or could know before the first of them.
 type picture struct {
-	endpoints map[string]record // by name; nil before the first pass
-	routes    []Route           // in the order of desired.routes
+	endpoints []record // by name; nil before the first pass
+	routes    []Route  // by prefix
 	peers     []bgp.PeerStatus
 	kept      map[netip.Prefix]tunnel.Route // routes that an earlier daemon left and no peer has told of yet
 	heard     bool                          // the peers have told all once
@@ -105,6 +106,10 @@ func (p picture) shows(peers []bgp.PeerStatus) bool {
 
 // tellPeers compares the sessions. One that was lost and is up again since the last look ended in between.
 func (d *difference) tellPeers(peers []bgp.PeerStatus) {
+	d.is.peers = peers
+	if d.was.shows(peers) {
+		return
+	}
 	before := make(map[netip.Addr]bgp.PeerStatus, len(d.was.peers))
 	for _, p := range d.was.peers {
 		before[p.Address] = p
@@ -134,7 +139,6 @@ func (d *difference) tellPeers(peers []bgp.PeerStatus) {
 			tell(eventPeerDown, ended(p))
 		}
 	}
-	d.is.peers = peers
 }
 
 // ended is how a neighbour is without its session: every session ends in the state Idle (RFC 4271 section 8.2.2).
@@ -150,33 +154,63 @@ func (d *difference) tellEndpoints() {
 	if d.o.in.uninstall {
 		records = nil // the kernel has nothing of them any more
 	}
-	found := make(map[string]record, len(records))
-	for _, r := range records {
-		found[r.Name] = r
+	if d.was.endpoints != nil && slices.EqualFunc(d.was.endpoints, records, sameEndpoint) {
+		return
 	}
-	d.is.endpoints = make(map[string]record, len(records))
-	for _, name := range slices.Sorted(maps.Keys(d.was.endpoints)) {
-		old := d.was.endpoints[name]
-		now, still := found[name]
+	d.is.endpoints = make([]record, 0, len(records))
+	byName := func(a, b record) int { return strings.Compare(a.Name, b.Name) }
+	merge(d.was.endpoints, records, byName, func(old, now *record) {
 		switch {
-		case still && now.ID == old.ID:
-			d.is.endpoints[name] = old
-		case still || d.pruned("endpoint", endpoint.HostIf(name)):
-			d.tellEndpoint(eventDetached, old)
+		case now == nil && !d.pruned("endpoint", endpoint.HostIf(old.Name)):
+			d.is.endpoints = append(d.is.endpoints, *old) // its link is still there
+		case now == nil:
+			d.tellEndpoint(eventDetached, *old)
+		case old == nil:
+			d.beginEndpoint(*now)
+		case old.ID != now.ID:
+			d.tellEndpoint(eventDetached, *old)
+			d.beginEndpoint(*now)
+		case !sameEndpoint(*old, *now) && d.o.holds(*now):
+			d.is.endpoints = append(d.is.endpoints, *now)
+			d.tellEndpoint(eventAttached, *now)
 		default:
-			d.is.endpoints[name] = old // its link is still there
+			d.is.endpoints = append(d.is.endpoints, *old)
 		}
+	})
+}
+
+// beginEndpoint is about one that was not told of. What a new daemon finds is told of already, by an earlier one.
+func (d *difference) beginEndpoint(r record) {
+	found := d.was.endpoints == nil && (d.o.in.linked(r) || !d.o.in.alive[r.Name])
+	if !found && !d.o.holds(r) {
+		return
 	}
-	for _, r := range records {
-		old, known := d.is.endpoints[r.Name]
+	d.is.endpoints = append(d.is.endpoints, r)
+	if !found {
+		d.tellEndpoint(eventAttached, r)
+	}
+}
+
+// merge walks two sorted lists side by side. What only one of them has is handed over without the other.
+func merge[T any](old, now []T, compare func(a, b T) int, each func(old, now *T)) {
+	for len(old) > 0 || len(now) > 0 {
+		order := 0
 		switch {
-		case known && sameEndpoint(old, r):
-		case d.was.endpoints == nil && (d.o.in.linked(r) || !d.o.in.alive[r.Name]):
-			d.is.endpoints[r.Name] = r // an earlier daemon told of it
-		case d.o.holds(r):
-			d.is.endpoints[r.Name] = r
-			d.tellEndpoint(eventAttached, r)
+		case len(now) == 0:
+			order = -1
+		case len(old) == 0:
+			order = 1
+		default:
+			order = compare(old[0], now[0])
 		}
+		var a, b *T
+		if order <= 0 {
+			a, old = &old[0], old[1:]
+		}
+		if order >= 0 {
+			b, now = &now[0], now[1:]
+		}
+		each(a, b)
 	}
 }
 
@@ -186,7 +220,7 @@ func (d *difference) tellEndpoint(word string, r record) {
 }
 
 func sameEndpoint(a, b record) bool {
-	return a.NetNS == b.NetNS && a.NSInode == b.NSInode && a.IfName == b.IfName && a.Network == b.Network &&
+	return a.ID == b.ID && a.NetNS == b.NetNS && a.NSInode == b.NSInode && a.IfName == b.IfName && a.Network == b.Network &&
 		slices.Equal(a.Addresses, b.Addresses) && maps.Equal(a.Labels, b.Labels)
 }
 

@@ -20,22 +20,17 @@ func (d *difference) tellRoutes() {
 		d.is.kept = maps.Clone(d.was.kept)
 	}
 	d.is.routes = make([]Route, 0, len(d.o.desired.routes))
-	old := d.was.routes
-	for _, r := range d.o.desired.routes {
-		for len(old) > 0 && comparePrefix(old[0].Prefix, r.Prefix) < 0 {
-			d.endRoute(old[0])
-			old = old[1:]
+	byPrefix := func(a, b Route) int { return comparePrefix(a.Prefix, b.Prefix) }
+	merge(d.was.routes, d.o.desired.routes, byPrefix, func(old, now *Route) {
+		switch {
+		case now == nil:
+			d.endRoute(*old)
+		case old == nil:
+			d.beginRoute(*now)
+		default:
+			d.goOn(*old, *now)
 		}
-		if len(old) > 0 && old[0].Prefix == r.Prefix {
-			d.goOn(old[0], r)
-			old = old[1:]
-		} else {
-			d.beginRoute(r)
-		}
-	}
-	for _, r := range old {
-		d.endRoute(r)
-	}
+	})
 	d.endKept()
 }
 
