@@ -27,6 +27,7 @@ func kernelViews() [][]string {
 		{"ip6tables-save"},
 		{"iptables-legacy-save"},
 		{"nft", "list", "ruleset"},
+		{"ipset", "save"},
 	}
 }
 

@@ -80,7 +80,7 @@ func firewall(n *nettest.Node) {
 // oursIn is what Fairlead may add to a host's kernel, and what changes there because it turns forwarding on: the kernel
 // then takes no redirects, and answers on every link as a router to its anycast addresses (RFC 4291 section 2.6.1).
 func oursIn() (added, set *regexp.Regexp) {
-	return regexp.MustCompile(`\bfl(vxlan6?|ipip|gre|[0-9a-f]{10})\b|\bproto 88\b|\bFAIRLEAD-INPUT\b|-save: (\*filter|:(INPUT|FORWARD|OUTPUT) ACCEPT|COMMIT)$`),
+	return regexp.MustCompile(`\bfl(vxlan6?|ipip|gre|[0-9a-f]{10})\b|\bproto 88\b|\bFAIRLEAD-INPUT\b|\bfairlead-[a-z]+[46]\b|-save: (\*filter|:(INPUT|FORWARD|OUTPUT) ACCEPT|COMMIT)$`),
 		regexp.MustCompile(`^sysctl: net/ipv4/ip_forward|^sysctl: net/ipv[46]/conf/[^/]+/forwarding|` +
 			`^sysctl: net/ipv4/conf/all/accept_redirects|` +
 			`^ip -6: anycast \S+ dev \S+ table local proto kernel|^bridge fdb: 33:33:(00:00:00:02|ff:00:00:00) `)
