@@ -114,6 +114,8 @@ func (f *flat) checkWire(t *testing.T) {
 				continue // the hosts' own business
 			case a == b:
 				t.Errorf("%s left its host on the cable of %s", p, name)
+			case a.EncapTo(b, src.Is4()) == "gre" && src.Is6() && (isHost(a, src) || isHost(b, dst)):
+				// GRE leads to IPv4 addresses alone: the others do not know that this one is of the same host.
 			case cmp.Or(p.Encap, "direct") != a.EncapTo(b, src.Is4()):
 				t.Errorf("on the cable of %s: %s, want %s", name, p, a.EncapTo(b, src.Is4()))
 			}
