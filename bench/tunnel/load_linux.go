@@ -50,7 +50,7 @@ func (e ends) stream(d time.Duration) (s sample, err error) {
 	onCPU(0, func() {
 		buf := make([]byte, writeSize)
 		for err == nil && time.Since(begun) < d {
-			_, err = unix.Write(c, buf)
+			_, err = write(c, buf)
 		}
 	})
 	_ = unix.Shutdown(c, unix.SHUT_WR)
@@ -65,11 +65,29 @@ func (e ends) stream(d time.Duration) (s sample, err error) {
 	return s, nil
 }
 
+// read and write go on after a signal: the runtime sends them to its threads, and a socket with a time limit is not
+// restarted by the kernel (signal(7)).
+func read(fd int, b []byte) (n int, err error) {
+	for {
+		if n, err = unix.Read(fd, b); err != unix.EINTR {
+			return n, err
+		}
+	}
+}
+
+func write(fd int, b []byte) (n int, err error) {
+	for {
+		if n, err = unix.Write(fd, b); err != unix.EINTR {
+			return n, err
+		}
+	}
+}
+
 // drain reads until the other side has ended.
 func drain(fd int) (sum int) {
 	buf := make([]byte, 4*writeSize)
 	for {
-		n, err := unix.Read(fd, buf)
+		n, err := read(fd, buf)
 		if n <= 0 || err != nil {
 			return sum
 		}
@@ -99,7 +117,7 @@ func (e ends) packets(d time.Duration) (s sample, err error) {
 		buf := make([]byte, smallest)
 		for time.Since(begun) < d {
 			for range 64 {
-				_, _ = unix.Write(out, buf) // a full queue is what is looked for
+				_, _ = write(out, buf) // a full queue is what is looked for
 			}
 		}
 	})
@@ -111,7 +129,7 @@ func (e ends) packets(d time.Duration) (s sample, err error) {
 func count(fd int) (n int) {
 	buf := make([]byte, 64)
 	for {
-		if _, err := unix.Read(fd, buf); err != nil {
+		if _, err := read(fd, buf); err != nil {
 			return n
 		}
 		n++
@@ -132,18 +150,18 @@ func (e ends) turns(d time.Duration) (s sample, err error) {
 		defer close(done)
 		buf := make([]byte, 1)
 		for {
-			if n, err := unix.Read(far, buf); n != 1 || err != nil {
+			if n, err := read(far, buf); n != 1 || err != nil {
 				return
 			}
-			_, _ = unix.Write(far, buf) // the asker sees that nothing comes
+			_, _ = write(far, buf) // the asker sees that nothing comes
 		}
 	})
 	begun, n := time.Now(), 0
 	onCPU(0, func() {
 		buf := make([]byte, 1)
 		for err == nil && time.Since(begun) < d {
-			if _, err = unix.Write(c, buf); err == nil {
-				_, err = unix.Read(c, buf)
+			if _, err = write(c, buf); err == nil {
+				_, err = read(c, buf)
 			}
 			n++
 		}

@@ -58,6 +58,18 @@ func newPair(t nettest.T, binary, dir string, w way) (pair, error) {
 	return p, nil
 }
 
+// cable gives both directions of the cable a rate, "" for none. The burst holds several of the largest packets that TCP
+// hands down, so that none is cut up before its time.
+func (p pair) cable(rate string) {
+	for _, h := range []*nettest.Host{p.hosts.near, p.hosts.far} {
+		if rate == "" {
+			_, _ = h.Try("tc", "qdisc", "del", "dev", "eth0", "root") // there may be none
+			continue
+		}
+		h.Run("tc", "qdisc", "replace", "dev", "eth0", "root", "tbf", "rate", rate, "burst", "1mb", "latency", "10ms")
+	}
+}
+
 func hostIP(i int) netip.Addr { return netip.AddrFrom4([4]byte{192, 0, 2, byte(i + 1)}) }
 
 func text(n *nettest.Node, i int, mode string) string {
