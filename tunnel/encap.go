@@ -85,7 +85,8 @@ type Hop struct {
 	Reachable bool
 	OnLink    bool   // no router in between
 	Dev       string // the link that leads there
-	MTU       int    // bytes, of the link or, where they are smaller, of the route or of the path as routers told it
+	MTU       int    // bytes, of the link or, where it is smaller, of the route
+	PathMTU   int    // bytes, of what this host sends itself, as routers told it; 0: they told nothing
 }
 
 // Case is what the choice depends on.

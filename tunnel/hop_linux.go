@@ -14,8 +14,9 @@ import (
 // Hops asks the kernel how it would send to each next hop. The keys of the result are the unmapped addresses.
 //
 // A next hop that has no way, that is this host itself, or that only a route of ours leads to, is not reachable: ours
-// must not prove themselves. Beyond a router the kernel is also asked what the path carries, as far as it was told by
-// "fragmentation needed" (RFC 1191) and "packet too big" (RFC 8201); it forgets that after ten minutes.
+// must not prove themselves. The kernel is also asked what the path carries, as far as it was told by "fragmentation needed"
+// (RFC 1191) and "packet too big" (RFC 8201); it forgets that after ten minutes. It believes such a word also of a next hop
+// on the link, and then refuses what is larger, so that it counts whoever said it.
 func (k *Kernel) Hops(ctx context.Context, next []netip.Addr) (map[netip.Addr]Hop, error) {
 	next = unmapped(next)
 	answers, err := k.lookup(ctx, next, unix.RTM_F_FIB_MATCH)
@@ -24,13 +25,7 @@ func (k *Kernel) Hops(ctx context.Context, next []netip.Addr) (map[netip.Addr]Ho
 	}
 	// Where the kernel keeps next hops as objects it may tell their number alone: the plain lookup tells the way, and it
 	// alone tells what was learned of the path.
-	var plain []netip.Addr
-	for _, nh := range next {
-		if a := answers[nh]; a.object && len(a.legs) == 0 || a.routed() {
-			plain = append(plain, nh)
-		}
-	}
-	resolved, err := k.lookup(ctx, plain, 0)
+	resolved, err := k.lookup(ctx, next, 0)
 	if err != nil {
 		return nil, err
 	}
@@ -43,7 +38,9 @@ func (k *Kernel) judge(ctx context.Context, next []netip.Addr, answers, resolved
 	for _, nh := range next {
 		a, found := answers[nh]
 		if r, ok := resolved[nh]; ok {
-			a.mtu = lesser(a.mtu, r.mtu)
+			if r.mtu != a.mtu {
+				a.learned = r.mtu
+			}
 			if len(a.legs) == 0 {
 				a.legs = r.legs
 			}
@@ -68,7 +65,7 @@ func (a answer) hop(l link) Hop {
 	if l.index == 0 || ourLink(l.name) {
 		return Hop{}
 	}
-	return Hop{Reachable: true, OnLink: !a.routed(), Dev: l.name, MTU: lesser(l.mtu, a.mtu)}
+	return Hop{Reachable: true, OnLink: !a.routed(), Dev: l.name, MTU: lesser(l.mtu, a.mtu), PathMTU: a.learned}
 }
 
 // routed tells whether a router is on the way.

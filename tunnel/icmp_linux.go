@@ -29,8 +29,10 @@ func (w *watcher) hearErrors(ctx context.Context) error {
 			fd, err = listen()
 			return err
 		})
-		if errors.Is(err, unix.EAFNOSUPPORT) {
-			continue // a host without IPv6
+		// A host without IPv6, or a daemon without CAP_NET_RAW: what routers say is then found by the next pass that
+		// something else asks for.
+		if errors.Is(err, unix.EAFNOSUPPORT) || errors.Is(err, unix.EPERM) {
+			continue
 		}
 		if err != nil {
 			return fmt.Errorf("listen to ICMP errors: %w", err)

@@ -5,6 +5,7 @@ import (
 	"maps"
 	"net/netip"
 	"slices"
+	"strconv"
 )
 
 // Config is what the administrator says about tunnels.
@@ -230,6 +231,9 @@ func (r *Rows) sysctls(in Input) {
 	for name := range r.Devices {
 		r.Sysctls["net/ipv4/conf/"+name+"/rp_filter"] = "2"
 	}
+	if least := r.leastPath(); least > 0 {
+		r.Sysctls["net/ipv4/route/min_pmtu"] = strconv.Itoa(least)
+	}
 	for _, p := range in.Pools {
 		if p.Addr().Is4() {
 			r.Sysctls[forwarding4] = "1"
@@ -241,6 +245,20 @@ func (r *Rows) sysctls(in Input) {
 			r.Sysctls["net/ipv6/conf/"+dev+acceptRA] = "2"
 		}
 	}
+}
+
+// leastPath is what an IPv4 path must carry at the least when IPv6 goes through a tunnel on it, 0 when none does: packets
+// of IPv6 may always have 1280 bytes. The kernel's own least is 552, so that one forged ICMP message could stop all IPv6 to
+// a host for ten minutes.
+func (r *Rows) leastPath() (least int) {
+	for k, route := range r.Routes {
+		for _, h := range route.Used() {
+			if d, ok := r.Devices[h.Dev]; ok && k.Prefix.Addr().Is6() && d.Local.Is4() {
+				least = max(least, leastMTU6+overhead(d.Kind, d.Local))
+			}
+		}
+	}
+	return least
 }
 
 const (

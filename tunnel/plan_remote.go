@@ -154,7 +154,7 @@ func (r *Rows) toHost(host netip.Addr, route Route) {
 func (in Input) room(p netip.Prefix, w way) int {
 	room := cmp.Or(w.hop.MTU, in.Underlay.mtu())
 	if w.encap != Direct {
-		room = lesser(in.Underlay.mtu(), w.hop.MTU) - overhead(w.encap, w.next)
+		room = lesser(in.Underlay.mtu(), w.hop.outer()) - overhead(w.encap, w.next)
 	}
 	if p.Addr().Is6() {
 		return max(room, leastMTU6)
@@ -164,9 +164,17 @@ func (in Input) room(p netip.Prefix, w way) int {
 
 const leastMTU6 = 1280
 
+// outer is the largest packet that this host itself may send to the next hop, as it does with what is in a tunnel. Packets
+// that it forwards in the open may be larger than what it learned: their senders learn for themselves.
+func (h Hop) outer() int { return lesser(h.MTU, h.PathMTU) }
+
 // limit is the MTU that the route itself must say: none, unless the way there carries less than the link it starts on.
 func (in Input) limit(p netip.Prefix, w way) int {
-	if w.hop.MTU == 0 || w.hop.MTU >= in.Underlay.mtu() {
+	carried := w.hop.MTU
+	if w.encap != Direct {
+		carried = w.hop.outer()
+	}
+	if carried == 0 || carried >= in.Underlay.mtu() {
 		return 0
 	}
 	return in.room(p, w)

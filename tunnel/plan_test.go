@@ -77,7 +77,11 @@ func readInput(t *testing.T, text string) (in tunnel.Input) {
 		case "attached":
 			in.Attached = append(in.Attached, tunnel.Attached{Dev: f[1], IP: addr(f[2]), MAC: tunnel.MAC{2, 1, 2, 3, 4, 5}})
 		case "hop":
-			in.Hops[addr(f[1])] = tunnel.Hop{Reachable: true, OnLink: f[2] == "on-link", Dev: f[3], MTU: integer(t, f[4])}
+			hop := tunnel.Hop{Reachable: true, OnLink: f[2] == "on-link", Dev: f[3], MTU: integer(t, f[4])}
+			if len(f) > 5 { // "path" and what it carries
+				hop.PathMTU = integer(t, f[6])
+			}
+			in.Hops[addr(f[1])] = hop
 		case "remote":
 			r := tunnel.Remote{Prefix: prefix(f[1])}
 			for _, nh := range f[2:] {
@@ -173,6 +177,7 @@ func drawInput(t *rapid.T) tunnel.Input {
 			OnLink:    rapid.Bool().Draw(t, "onlink"),
 			Dev:       "uplink",
 			MTU:       rapid.SampledFrom([]int{1400, 1500, 9000}).Draw(t, "mtu"),
+			PathMTU:   rapid.SampledFrom([]int{0, 552, 1330, 1500}).Draw(t, "path mtu"),
 		}
 	}
 	for i := range rapid.IntRange(0, 12).Draw(t, "remotes") {

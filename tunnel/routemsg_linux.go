@@ -132,6 +132,7 @@ func via(p netip.Prefix, gateway netip.Addr) *nl.RtAttr {
 type answer struct {
 	protocol, kind, tos uint8
 	table, metric, mtu  int
+	learned             int // what the path carries, in bytes; 0: nothing is known of it
 	prefix              netip.Prefix
 	source              netip.Addr
 	legs                []leg

@@ -3,6 +3,7 @@ package story_test
 import (
 	"fmt"
 	"net/netip"
+	"os"
 	"regexp"
 	"slices"
 	"strconv"
@@ -103,6 +104,37 @@ func linkMTU(c *nettest.Container) int {
 	i := slices.Index(words, "mtu")
 	mtu, _ := strconv.Atoi(words[i+1]) // 0 is no MTU that is waited for
 	return mtu
+}
+
+// Whoever can send one ICMP message to a host can lie to it about a path. Traffic may become slower by that, in smaller
+// packets, and does not stop: not on the link either, and not of IPv6, whose packets can not get smaller than 1280 bytes.
+func TestALieAboutAPathStopsNoTraffic(t *testing.T) {
+	if mode := os.Getenv(modeVariable); mode != "" && mode != "vxlan" {
+		t.Skipf("the lie is about VXLAN, and the mode is %s", mode)
+	}
+	l := running(t, nettest.LabOptions{
+		Nodes: []string{"n1", "n2", "n3"}, Pools: pools(), Mode: "vxlan", Underlay: nettest.Only4, RPFilter: 1,
+	})
+	liar := nettest.NewHost(t, "liar")
+	nettest.Wire(t, liar, "eth0", l.Switches[0], "liar")
+	l.Switches[0].IP("link set liar master br0")
+	liar.IP("addr add 192.0.2.66/24 dev eth0")
+	from, others := l.Node("n1").Attach("n1a"), []*nettest.Container{l.Node("n2").Attach("n2a"), l.Node("n3").Attach("n3a")}
+	for _, to := range others {
+		liar.LieAboutPath(from.Node.Address4, to.Node.Address4, 576)
+		nettest.Eventually(t, 5*time.Second, func() error {
+			if mtu := pathMTU(t, from.Node, to.IP4); mtu >= 1450 {
+				return fmt.Errorf("the kernel believed it, and the way to %s is still said to carry %d", to.Name, mtu)
+			}
+			return nil
+		})
+		for _, a := range to.Addresses() {
+			to.Serve(a)
+			if _, err := from.Bulk(a, 4<<20, 20*time.Second); err != nil {
+				t.Error(err)
+			}
+		}
+	}
 }
 
 // squeeze makes the network between the two routers carry less.
