@@ -52,7 +52,7 @@ func desire(in inputs) desired {
 	d.attach(in, &plan)
 	d.Rows = tunnel.Plan(plan)
 	if in.cfg.Tunnel.Accept == tunnel.AcceptPeers {
-		d.members, d.filter = strangers(d.Devices, senders(in, plan.Remotes), in.partners)
+		d.members, d.filter = strangers(d.Devices, senders(in, d.Paths), in.partners)
 	}
 	d.show(nodes)
 	if !in.drained {
@@ -77,15 +77,15 @@ func (d *desired) accept(in inputs, plan *tunnel.Input) map[netip.Prefix]string 
 
 // senders are the nodes that may send into our tunnels: those of the config, which may speak before they have told
 // anything, and the next hops of what we route.
-func senders(in inputs, remotes []tunnel.Remote) (all []netip.Addr) {
+func senders(in inputs, paths []tunnel.Path) (all []netip.Addr) {
 	for _, p := range in.cfg.BGP.Peers {
 		if p.Role == bgp.Mesh || p.Role == "" {
 			all = append(all, p.Address)
 		}
 	}
-	for _, m := range remotes {
-		for _, end := range m.Ends {
-			all = append(all, end.Addr)
+	for _, p := range paths {
+		if p.Reason == "" {
+			all = append(all, p.Via...)
 		}
 	}
 	return all

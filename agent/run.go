@@ -69,13 +69,16 @@ func (a *Agent) wait(ctx context.Context, kernel <-chan struct{}, w *waker, feed
 		case <-a.room.Speaker.Changed():
 		case <-a.patrol.found:
 		case <-a.trial.found:
-		case <-a.room.Kernel.Filter.Changed():
 		case <-a.room.DB.Unsure():
 		case <-w.retry.C:
 		case <-w.tick.C:
 		case <-w.later.C:
 		case <-kernel:
 			a.patrol.ask()
+			if !w.now() {
+				continue
+			}
+		case <-a.room.Kernel.Filter.Changed():
 			if !w.now() {
 				continue
 			}
