@@ -140,7 +140,8 @@ func join(words []string) string {
 type state struct {
 	there  presence
 	rules  []line // in the chain
-	hook   []line // of the chain that packets come in by
+	hook   []line // of the chain that packets come in by; what of it can be seen
+	sight  sight  // of the hook
 	stray  string // the tool of another back end that has a chain of ours too, "" when none has
 	family int
 }
@@ -151,6 +152,14 @@ type presence int
 const (
 	missing presence = iota
 	present
+)
+
+// sight is how much iptables shows of a chain.
+type sight int
+
+const (
+	whole  sight = iota // every rule, in order
+	probed              // which forms of our jump are there, but neither where nor how often
 )
 
 // jumps are the two forms of the rule that leads to our chain. There are two so that one can be set before the other goes.
@@ -164,7 +173,8 @@ func (l line) jump(chain string) bool {
 	return slices.Equal(l, forms[0]) || slices.Equal(l, forms[1])
 }
 
-// fault is what is wrong with the chain as a whole, so that none of its rules can be relied on.
+// fault is what is wrong with the chain as a whole, so that none of its rules can be relied on. Where the hook can only be
+// probed, that our chain is entered is all that can be known: a foreign rule before the jump goes unnoticed there.
 func (s state) fault(chain string) Fault {
 	n := 0
 	for _, l := range s.hook {
@@ -175,9 +185,9 @@ func (s state) fault(chain string) Fault {
 	switch {
 	case n == 0:
 		return "unused"
-	case !s.hook[0].jump(chain):
+	case s.sight == whole && !s.hook[0].jump(chain):
 		return "not first"
-	case n > 1:
+	case s.sight == whole && n > 1:
 		return "used twice"
 	case s.stray != "":
 		return Fault("also in " + s.stray)

@@ -62,6 +62,10 @@ func TestFaultsOfAChain(t *testing.T) {
 		{a, jump, "iptables-legacy", "a also in iptables-legacy"},
 		{"-j ACCEPT", jump, "", "leftover leftover"},
 		{"", "", "", "leftover leftover"},
+		{a, "?", "", "a unused"},
+		{a, "?|" + jump + "|" + second, "", "a"},
+		{a + "|-j ACCEPT", "?|" + jump, "", "a foreign rules"},
+		{a, "?|" + jump, "iptables-legacy", "a also in iptables-legacy"},
 	} {
 		s := state{there: present, family: 4, stray: c.stray}
 		for _, text := range strings.Split(c.rules, "|") {
@@ -70,7 +74,11 @@ func TestFaultsOfAChain(t *testing.T) {
 			}
 		}
 		for _, text := range strings.Split(c.hook, "|") {
-			if text != "" {
+			switch text {
+			case "":
+			case "?": // and what was found when asked for
+				s.sight = probed
+			default:
 				s.hook = append(s.hook, words(text))
 			}
 		}

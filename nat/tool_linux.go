@@ -87,10 +87,9 @@ func (t *tool) state(chain, hook string) (s state, err error) {
 		return s, explain(err)
 	}
 	if s.there == present {
-		if printed, err = t.List(table, hook); err != nil {
+		if s.hook, s.sight, err = t.entries(chain, hook); err != nil {
 			return s, explain(err)
 		}
-		s.hook = lines(printed, hook)
 	}
 	if other := t.other(); other != nil {
 		if _, err := other.List(table, chain); err == nil {
@@ -98,6 +97,28 @@ func (t *tool) state(chain, hook string) (s state, err error) {
 		}
 	}
 	return s, nil
+}
+
+// entries reads the hook, or as much of it as leads to the chain. One foreign rule in it that can be said in nft's own words
+// only is enough for iptables to print none of it, while it still finds, inserts and deletes.
+func (t *tool) entries(chain, hook string) (entries []line, of sight, err error) {
+	printed, err := t.List(table, hook)
+	if err == nil {
+		return lines(printed, hook), whole, nil
+	}
+	if exitOf(err) == exitBusy {
+		return nil, whole, err
+	}
+	for _, jump := range jumps(chain) {
+		there, err := t.Exists(table, hook, jump...)
+		if err != nil {
+			return nil, probed, err
+		}
+		if there {
+			entries = append(entries, jump)
+		}
+	}
+	return entries, probed, nil
 }
 
 // other is the tool of the other back end, when it is installed and can have rules. The old one is not asked where its
