@@ -128,11 +128,23 @@ func private(f *os.File) error {
 	return nil
 }
 
-// runnable refuses what is no program, and one that somebody but root or this user can change.
+// runnable refuses what is no program, and one that somebody but root or this user can change or replace.
 func runnable(path string) error {
 	var st unix.Stat_t
 	if err := unix.Stat(path, &st); err != nil {
 		return err
+	}
+	real, err := filepath.EvalSymlinks(path)
+	if err != nil {
+		return err
+	}
+	for dir := filepath.Dir(real); ; dir = filepath.Dir(dir) {
+		if err := guarded(dir); err != nil {
+			return err
+		}
+		if dir == filepath.Dir(dir) {
+			break
+		}
 	}
 	mode := st.Mode & 0o7777
 	switch {
@@ -146,6 +158,22 @@ func runnable(path string) error {
 		return fmt.Errorf("mode %04o lets others write to it: chmod go-w %s", mode, plain(path))
 	case mode&0o111 == 0:
 		return fmt.Errorf("mode %04o does not let it be run: chmod +x %s", mode, plain(path))
+	}
+	return nil
+}
+
+// guarded refuses a directory in which others could put another file in the place of one. In one with the sticky bit, such
+// as /tmp, they can not, as long as the file is not theirs.
+func guarded(dir string) error {
+	var st unix.Stat_t
+	if err := unix.Stat(dir, &st); err != nil {
+		return err
+	}
+	switch {
+	case st.Uid != 0 && int(st.Uid) != os.Geteuid():
+		return fmt.Errorf("its directory %s belongs to user %d: move it, or chown root %s", plain(dir), st.Uid, plain(dir))
+	case st.Mode&0o022 != 0 && st.Mode&unix.S_ISVTX == 0:
+		return fmt.Errorf("its directory %s lets others write to it: chmod go-w %s", plain(dir), plain(dir))
 	}
 	return nil
 }

@@ -1,6 +1,7 @@
 package config_test
 
 import (
+	"errors"
 	"io/fs"
 	"net/netip"
 	"os"
@@ -179,6 +180,41 @@ func TestHookModesAndOwners(t *testing.T) {
 			if c, _ := config.Load(path, nil); tc.want == "" && c.Agent().Hooks.OnDetach != program {
 				t.Errorf("mode %v: got %+v", tc.mode, c.Agent().Hooks)
 			}
+		}
+	}
+}
+
+// Whoever may write to a directory above it can put another program in the place of a hook.
+func TestAHookIsAsSafeAsItsDirectories(t *testing.T) {
+	for _, tc := range []struct {
+		mode fs.FileMode
+		uid  int
+		want string // behind the name of the directory; empty: the hook may be run
+	}{
+		{mode: 0o755},
+		{mode: 0o777 | fs.ModeSticky},
+		{mode: 0o777, want: "lets others write to it: chmod go-w "},
+		{mode: 0o775, want: "lets others write to it: chmod go-w "},
+		{mode: 0o755, uid: 65534, want: "belongs to user 65534: move it, or chown root "},
+	} {
+		above := filepath.Join(t.TempDir(), "above")
+		hook := filepath.Join(above, "mine", "hook")
+		if err := os.MkdirAll(filepath.Dir(hook), 0o755); err != nil {
+			t.Fatal(err)
+		}
+		if err := os.WriteFile(hook, []byte("#!/bin/sh\n"), 0o755); err != nil {
+			t.Fatal(err)
+		}
+		if err := errors.Join(os.Chown(above, max(tc.uid, os.Getuid()), -1), os.Chmod(above, tc.mode)); err != nil {
+			t.Fatal(err)
+		}
+		want := ""
+		if tc.want != "" {
+			want = `fairlead.toml:2:13: hooks.on_attach: "` + hook + `": its directory ` + above + " " + tc.want + above
+		}
+		path := write(t, map[string]string{"fairlead.toml": "[hooks]\non_attach = '" + hook + "'\n"})
+		if diff := cmp.Diff(want, problems(t, path)); diff != "" {
+			t.Errorf("mode %v, user %d: want -, got +:\n%s", tc.mode, tc.uid, diff)
 		}
 	}
 }
