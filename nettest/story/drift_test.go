@@ -298,16 +298,14 @@ func TestTheUnderlaysLinkMayGoDownAndUp(t *testing.T) {
 	}
 	want := routes(n)
 	for range 3 {
-		n.IP("link set eth0 down")
+		n.Down()
 		nettest.Eventually(t, soon, func() error {
 			if text := n.IP("-4 route show"); strings.Contains(text, "dev eth0") {
 				return fmt.Errorf("routes over a link that is down: %s", text)
 			}
 			return nil
 		})
-		n.IP("link set eth0 up")
-		n.Run("ip", "address", "replace", n.Address6.String()+"/64", "dev", "eth0", "nodad") // the kernel forgets it with the link
-		n.DefaultRoutes()
+		n.Up()
 		took := nettest.Eventually(t, soon, func() error {
 			if got := routes(n); !slices.Equal(got, want) {
 				return fmt.Errorf("routes:\n%s\nwant\n%s", strings.Join(got, "\n"), strings.Join(want, "\n"))
