@@ -6,6 +6,7 @@ import (
 	"os"
 	"slices"
 	"sync"
+	"sync/atomic"
 	"syscall"
 
 	"github.com/vishvananda/netlink/nl"
@@ -18,6 +19,7 @@ const newsRoom = 1 << 20 // bytes of the receive buffer
 type news struct {
 	file *os.File
 	raw  syscall.RawConn
+	lost atomic.Bool // told to the one who only waited: the kernel says it once, also to a peek
 	buf  []byte
 	done sync.WaitGroup
 }
@@ -85,6 +87,9 @@ func (c *Chain) unsettled() bool {
 func (n *news) wait() bool {
 	err := n.raw.Read(func(fd uintptr) bool {
 		_, _, err := unix.Recvfrom(int(fd), make([]byte, 1), unix.MSG_PEEK|unix.MSG_DONTWAIT)
+		if errors.Is(err, unix.ENOBUFS) {
+			n.lost.Store(true)
+		}
 		return !errors.Is(err, unix.EAGAIN) && !errors.Is(err, unix.EINTR)
 	})
 	return err == nil
@@ -92,7 +97,7 @@ func (n *news) wait() bool {
 
 // concern reads all that has come and tells whether any of it is about one of the chains. What was lost may have been.
 func (n *news) concern(chains ...string) bool {
-	concerned := false
+	concerned := n.lost.Swap(false)
 	err := n.raw.Control(func(fd uintptr) {
 		for {
 			size, _, err := unix.Recvfrom(int(fd), n.buf, unix.MSG_DONTWAIT)
