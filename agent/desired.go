@@ -1,6 +1,7 @@
 package agent
 
 import (
+	"cmp"
 	"net/netip"
 	"slices"
 	"strings"
@@ -210,7 +211,7 @@ func announcements(in inputs, accepts bgp.Encaps) []bgp.Announcement {
 	var all []bgp.Announcement
 	for _, p := range in.cfg.Pools {
 		block := in.blocks[p.Name]
-		nh := nextHop(in.underlay, p.CIDR.Addr().Is4())
+		nh := nextHop(in, p.CIDR.Addr().Is4())
 		if block.IsValid() && nh.IsValid() {
 			all = append(all, bgp.Announcement{Prefix: block, NextHop: nh, Encaps: accepts})
 		}
@@ -219,9 +220,15 @@ func announcements(in inputs, accepts bgp.Encaps) []bgp.Announcement {
 }
 
 // nextHop is this node's address of the wanted family. A node without an IPv6 address gives the IPv4-mapped one, as
-// RFC 4798 section 2 does: the others then tunnel over IPv4.
-func nextHop(u tunnel.Underlay, v4 bool) netip.Addr {
-	for _, a := range []netip.Addr{u.Address, u.Address6} {
+// RFC 4798 section 2 does: the others then tunnel over IPv4. So does one whose mode is GRE, which goes over IPv4 only.
+func nextHop(in inputs, v4 bool) netip.Addr {
+	u := in.underlay
+	own := []netip.Addr{u.Address, u.Address6}
+	if in.cfg.Tunnel.Mode == tunnel.ModeGRE {
+		own = slices.DeleteFunc(own, netip.Addr.Is6)
+		u.Address = cmp.Or(append(own, u.Address)...)
+	}
+	for _, a := range own {
 		if a.IsValid() && a.Is4() == v4 {
 			return a
 		}
