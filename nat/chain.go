@@ -86,9 +86,16 @@ func number(spec []string) []string {
 	return spec
 }
 
-// lines reads what iptables -S prints of a chain, without the line that declares it.
+// lines reads what iptables -S prints of a chain, without the line that declares it. Some versions print the counters in
+// front, as [PACKETS:BYTES].
 func lines(printed []string, chain string) (all []line) {
 	for _, text := range printed {
+		counters, rule, ahead := strings.Cut(text, "] -A "+chain+" ")
+		if ahead && strings.HasPrefix(counters, "[") {
+			packets, bytes, _ := strings.Cut(counters[1:], ":")
+			all = append(all, append(words(rule), "-c", packets, bytes))
+			continue
+		}
 		if rest, isRule := strings.CutPrefix(text, "-A "+chain+" "); isRule {
 			all = append(all, words(rest))
 		}

@@ -47,14 +47,14 @@ func (k *Kernel) Input(age time.Duration) *Chain {
 func (c *Chain) Changed() <-chan struct{} { return c.changed }
 
 // List reads the rules. Where the chain is not in order, each has a fault, and Apply mends all.
-func (c *Chain) List(context.Context) (map[RuleKey]Rule, error) {
+func (c *Chain) List(ctx context.Context) (map[RuleKey]Rule, error) {
 	c.mu.Lock()
 	defer c.mu.Unlock()
 	if c.news != nil && c.news.concern(c.name, c.hook) {
 		c.rows = nil
 	}
 	if c.rows == nil || time.Since(c.read) >= c.age {
-		if err := c.k.inside(c.look); err != nil {
+		if err := c.k.inside(func() error { return c.look(ctx) }); err != nil {
 			return nil, err
 		}
 	}
@@ -62,18 +62,18 @@ func (c *Chain) List(context.Context) (map[RuleKey]Rule, error) {
 }
 
 // look reads the rules of both families. What changes while it reads makes it be read again.
-func (c *Chain) look() error {
+func (c *Chain) look(ctx context.Context) error {
 	c.rows = nil
 	now, rows := time.Now(), make(map[RuleKey]Rule)
 	for _, family := range families() {
-		t, err := c.tool(family)
+		t, err := c.tool(ctx, family)
 		if errors.Is(err, exec.ErrNotFound) {
 			continue // then nothing of ours was put there
 		}
 		if err != nil {
 			return err
 		}
-		s, err := t.state(c.name, c.hook)
+		s, err := t.state(ctx, c.name, c.hook)
 		if err != nil {
 			return err
 		}
@@ -84,13 +84,16 @@ func (c *Chain) look() error {
 }
 
 // tool is iptables for a family. News of what it changes are heard from then on.
-func (c *Chain) tool(family int) (*tool, error) {
+func (c *Chain) tool(ctx context.Context, family int) (*tool, error) {
 	t := c.tools[family]
 	if t != nil && t.current() {
 		return t, nil
 	}
 	t, err := find(family)
 	if err != nil {
+		return nil, err
+	}
+	if err := t.identify(ctx); err != nil {
 		return nil, err
 	}
 	if t.of == nfTables && c.news == nil {
@@ -117,7 +120,7 @@ func (c *Chain) Delete(ctx context.Context, k RuleKey) error {
 //
 // Since all rules drop, and none is removed before those that are wanted are there, packets that shall pass pass all the
 // time, and those that shall not are let through at no time that they were not let through before.
-func (c *Chain) Apply(_ context.Context, puts map[RuleKey]Rule, deletes []RuleKey) map[RuleKey]error {
+func (c *Chain) Apply(ctx context.Context, puts map[RuleKey]Rule, deletes []RuleKey) map[RuleKey]error {
 	c.mu.Lock()
 	defer c.mu.Unlock()
 	failed := make(map[RuleKey]error)
@@ -125,14 +128,14 @@ func (c *Chain) Apply(_ context.Context, puts map[RuleKey]Rule, deletes []RuleKe
 		for _, family := range families() {
 			o := order{family: family, puts: make(map[string]Rule)}
 			o.take(puts, deletes)
-			if err := c.obey(o); err != nil {
+			if err := c.obey(ctx, o); err != nil {
 				o.blame(failed, err)
 			}
 		}
 		if c.news != nil {
 			c.news.forget() // it is what we wrote ourselves, or is read now
 		}
-		return c.look()
+		return c.look(ctx)
 	})
 	for k, r := range puts {
 		switch have := c.rows[k]; {
@@ -146,22 +149,20 @@ func (c *Chain) Apply(_ context.Context, puts map[RuleKey]Rule, deletes []RuleKe
 	return failed
 }
 
-// Dropped reads how many packets each rule has dropped since it was put. It runs iptables every time.
-func (c *Chain) Dropped(context.Context) (map[RuleKey]uint64, error) {
+// Dropped reads how many packets each rule has dropped since it was put.
+func (c *Chain) Dropped(ctx context.Context) (map[RuleKey]uint64, error) {
 	dropped := make(map[RuleKey]uint64)
 	err := c.k.inside(func() error {
 		for _, family := range families() {
-			c.mu.Lock()
-			t, err := c.tool(family)
-			c.mu.Unlock()
+			t, err := find(family)
 			if errors.Is(err, exec.ErrNotFound) {
 				continue
 			}
 			if err != nil {
 				return err
 			}
-			printed, err := t.ListWithCounters(table, c.name)
-			if exitOf(err) == exitBusy {
+			printed, err := t.list(ctx, c.name, "-v")
+			if err != nil && !refused(err) {
 				return explain(err)
 			}
 			for _, l := range lines(printed, c.name) {

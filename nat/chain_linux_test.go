@@ -5,7 +5,6 @@ import (
 	"maps"
 	"os"
 	"os/exec"
-	"regexp"
 	"slices"
 	"strings"
 	"testing"
@@ -174,56 +173,6 @@ func TestJumpIsFirstAgain(t *testing.T) {
 	})
 }
 
-// TestHookThatCanNotBePrinted: with one rule in INPUT that only nft can write, iptables prints none of INPUT any more.
-func TestHookThatCanNotBePrinted(t *testing.T) {
-	use(t, "nft")
-	h := newHost(t)
-	h.iptables("-P INPUT ACCEPT")
-	h.ip6tables("-P INPUT ACCEPT")
-	h.Run("nft", "add rule ip filter INPUT ct state vmap { established : accept }")
-	foreign := h.hooks()
-	g := guard(t, h)
-	inOrder := h.hooks()
-	if strings.Count(inOrder, "jump FAIRLEAD-INPUT") != 2 {
-		t.Fatalf("not entered:\n%s", inOrder)
-	}
-	calm(g.chain)
-	for _, hand := range []string{
-		"iptables -F FAIRLEAD-INPUT", "iptables -D INPUT -j FAIRLEAD-INPUT", "iptables -A FAIRLEAD-INPUT -p tcp", "ip6tables -F INPUT",
-	} {
-		h.Run(strings.Fields(hand)...)
-		if !poked(g.chain) {
-			t.Errorf("no poke for %s", hand)
-		}
-		if r := settle(t, g.table, rules()); r.Total() == 0 {
-			t.Errorf("nothing written after %s", hand)
-		}
-		if diff := cmp.Diff(inOrder, h.hooks()); diff != "" {
-			t.Fatalf("not as before after %s:\n%s", hand, diff)
-		}
-		calm(g.chain)
-	}
-	// However often and in whichever form it is entered: that is in order, and all of it goes in the end.
-	h.iptables("-A INPUT -m comment --comment first -j FAIRLEAD-INPUT")
-	h.iptables("-D INPUT -j FAIRLEAD-INPUT")
-	for _, hand := range []string{"-A INPUT -m comment --comment first -j FAIRLEAD-INPUT", "-A INPUT -j FAIRLEAD-INPUT", "-A INPUT -j FAIRLEAD-INPUT"} {
-		if r := settle(t, g.table, rules()); r.Total() != 0 {
-			t.Errorf("wrote %v before %s", r.Writes, hand)
-		}
-		h.iptables(hand)
-	}
-	settle(t, g.table, none())
-	settle(t, reconcile.NewTable("source", h.k.Sets()), map[nat.Member]nat.Fault{})
-	if diff := cmp.Diff(foreign, h.hooks()); diff != "" {
-		t.Errorf("not as before:\n%s", diff)
-	}
-}
-
-// hooks is what nft shows of all tables, without counters.
-func (h host) hooks() string {
-	return regexp.MustCompile(`packets \d+ bytes \d+`).ReplaceAllString(h.Run("nft", "list", "ruleset"), "")
-}
-
 // TestNewsOfOthersAreNoNews: what containers bring into the same table is none of our business, however much it is.
 func TestNewsOfOthersAreNoNews(t *testing.T) {
 	use(t, "nft")
@@ -360,30 +309,6 @@ func TestBusyLockIsTriedAgain(t *testing.T) {
 	}
 	must(t, lock.Close())
 	settle(t, reconcile.NewTable("guard", chain), rules())
-}
-
-func TestDroppedCounts(t *testing.T) {
-	backends(t, func(t *testing.T, h host) {
-		settle(t, reconcile.NewTable("source", h.k.Sets()), members(0))
-		chain := h.k.Input(time.Hour)
-		want := map[nat.RuleKey]nat.Rule{
-			{Name: "vxlan", Family: 4}: nat.RuleOf("-p 17 -m udp --dport 4789 -m set ! --match-set fairlead-peers4 src"),
-			{Name: "vxlan", Family: 6}: nat.RuleOf("-p 17 -m udp --dport 4789 -m set ! --match-set fairlead-peers6 src"),
-		}
-		settle(t, reconcile.NewTable("guard", chain), want)
-		for _, to := range []string{"127.0.0.1/4789", "127.0.0.1/4789", "::1/4789", "127.0.0.1/4790"} {
-			h.Run("bash", "-c", "echo x > /dev/udp/"+to)
-		}
-		dropped, err := chain.Dropped(t.Context())
-		must(t, err)
-		expect := map[nat.RuleKey]uint64{{Name: "vxlan", Family: 4}: 2, {Name: "vxlan", Family: 6}: 1}
-		if diff := cmp.Diff(expect, dropped); diff != "" {
-			t.Error(diff)
-		}
-		if out := h.iptables("-nvL FAIRLEAD-INPUT"); !strings.Contains(out, "/* vxlan */") {
-			t.Errorf("people see:\n%s", out)
-		}
-	})
 }
 
 func drain(c *nat.Chain) {

@@ -99,10 +99,16 @@ func TestFaultsOfAChain(t *testing.T) {
 
 func TestCounters(t *testing.T) {
 	for printed, want := range map[string]uint64{
-		`-p udp -m comment --comment vxlan -c 12 1176 -j DROP`: 12,
-		`-p udp -m comment --comment vxlan -j DROP -c 12 1176`: 12,
+		`-A C -p udp -m comment --comment vxlan -c 12 1176 -j DROP`: 12,
+		`-A C -p udp -m comment --comment vxlan -j DROP -c 12 1176`: 12,
+		`[12:1176] -A C -p udp -m comment --comment vxlan -j DROP`:  12,
+		`-A C -p udp -m comment --comment vxlan -c 0 0 -j DROP`:     0,
 	} {
-		name, n, ours := line(words(printed)).counted()
+		read := lines([]string{"-N C -c 1 2", printed}, "C")
+		if len(read) != 1 {
+			t.Fatalf("%s: %q", printed, read)
+		}
+		name, n, ours := read[0].counted()
 		if name != "vxlan" || n != want || !ours {
 			t.Errorf("%s: %q %d %t", printed, name, n, ours)
 		}

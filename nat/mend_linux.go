@@ -1,11 +1,13 @@
 package nat
 
 import (
+	"context"
 	"errors"
 	"fmt"
 	"maps"
 	"os/exec"
 	"slices"
+	"strconv"
 	"strings"
 	"time"
 )
@@ -45,40 +47,40 @@ func (o *order) blame(failed map[RuleKey]error, err error) {
 	}
 }
 
-func (c *Chain) obey(o order) error {
+func (c *Chain) obey(ctx context.Context, o order) error {
 	if len(o.puts)+len(o.deletes) == 0 {
 		return nil
 	}
-	t, err := c.tool(o.family)
+	t, err := c.tool(ctx, o.family)
 	if errors.Is(err, exec.ErrNotFound) && len(o.puts) == 0 {
 		return nil
 	}
 	if err != nil {
 		return err
 	}
-	s, err := t.state(c.name, c.hook)
+	s, err := t.state(ctx, c.name, c.hook)
 	if err != nil {
 		return err
 	}
-	if err := c.fill(t, s, o); err != nil {
+	if err := c.fill(ctx, t, s, o); err != nil {
 		return err
 	}
 	if len(o.puts) > 0 {
-		err = c.lead(t, s)
+		err = c.lead(ctx, t, s)
 	}
 	if err == nil && s.stray != "" {
-		err = c.sweep(t)
+		err = c.sweep(ctx, t)
 	}
 	if err == nil && len(o.puts) == 0 {
-		err = c.raze(t)
+		err = c.raze(ctx, t)
 	}
 	return err
 }
 
 // fill puts the rules that are missing into the chain, then takes out what does not belong there.
-func (c *Chain) fill(t *tool, s state, o order) error {
+func (c *Chain) fill(ctx context.Context, t *tool, s state, o order) error {
 	if s.there == missing && len(o.puts) > 0 {
-		if err := t.NewChain(table, c.name); err != nil {
+		if err := t.do(ctx, "-N", c.name); err != nil {
 			return explain(err)
 		}
 	}
@@ -98,14 +100,14 @@ func (c *Chain) fill(t *tool, s state, o order) error {
 		if sound[name] {
 			continue
 		}
-		if err := t.Append(table, c.name, o.puts[name].named(name)...); err != nil {
+		if err := t.do(ctx, append([]string{"-A", c.name}, o.puts[name].named(name)...)...); err != nil {
 			return missingMatch(err)
 		}
 	}
 	// By their places, which in our own chain nobody else changes: some rules iptables can not even print.
 	for _, place := range slices.Backward(old) {
-		if err := t.DeleteById(table, c.name, place); err != nil && !gone(err) {
-			return explain(err)
+		if err := t.undo(ctx, "-D", c.name, strconv.Itoa(place)); err != nil {
+			return err
 		}
 	}
 	return nil
@@ -124,7 +126,7 @@ func missingMatch(err error) error {
 // lead makes the rule that enters our chain the first of the hook, and the only one. The new one is there before the old
 // ones go, and each is deleted by its words and not by its place, which others may change any time. Where the place can not
 // be seen, any will do: putting it first in every pass would be a write in every pass.
-func (c *Chain) lead(t *tool, s state) error {
+func (c *Chain) lead(ctx context.Context, t *tool, s state) error {
 	if s.sight == probed && len(s.hook) > 0 {
 		return nil
 	}
@@ -142,16 +144,16 @@ func (c *Chain) lead(t *tool, s state) error {
 		}
 	}
 	for range c.count(s, fresh) {
-		if err := t.Delete(table, c.hook, forms[fresh]...); err != nil && !gone(err) {
-			return explain(err)
+		if err := t.undo(ctx, append([]string{"-D", c.hook}, forms[fresh]...)...); err != nil {
+			return err
 		}
 	}
-	if err := t.Insert(table, c.hook, 1, forms[fresh]...); err != nil {
+	if err := t.do(ctx, append([]string{"-I", c.hook}, forms[fresh]...)...); err != nil {
 		return explain(err)
 	}
 	for range c.count(s, stale) {
-		if err := t.Delete(table, c.hook, forms[stale]...); err != nil && !gone(err) {
-			return explain(err)
+		if err := t.undo(ctx, append([]string{"-D", c.hook}, forms[stale]...)...); err != nil {
+			return err
 		}
 	}
 	return nil
@@ -179,37 +181,37 @@ func (c *Chain) patience() error {
 }
 
 // raze removes the chain when nothing is in it, and before it what leads there.
-func (c *Chain) raze(t *tool) error {
-	s, err := t.state(c.name, c.hook)
+func (c *Chain) raze(ctx context.Context, t *tool) error {
+	s, err := t.state(ctx, c.name, c.hook)
 	if err != nil || s.there == missing || len(s.rules) > 0 {
 		return err
 	}
-	return c.remove(t)
+	return c.remove(ctx, t)
 }
 
 // remove deletes each form of the jump until there is none, since how many there are can not always be seen, and then the
 // chain.
-func (c *Chain) remove(t *tool) error {
+func (c *Chain) remove(ctx context.Context, t *tool) error {
 	for _, words := range jumps(c.name) {
 		var err error
 		for err == nil {
-			err = t.Delete(table, c.hook, words...)
+			err = t.do(ctx, append([]string{"-D", c.hook}, words...)...)
 		}
 		if !gone(err) {
 			return explain(err)
 		}
 	}
-	if err := t.ClearAndDeleteChain(table, c.name); err != nil && !gone(err) {
-		return explain(err)
+	if err := t.undo(ctx, "-F", c.name); err != nil {
+		return err
 	}
-	return nil
+	return t.undo(ctx, "-X", c.name)
 }
 
 // sweep removes our chain from the back end that this host no longer uses.
-func (c *Chain) sweep(t *tool) error {
+func (c *Chain) sweep(ctx context.Context, t *tool) error {
 	other := t.other()
 	if other == nil {
 		return nil
 	}
-	return c.remove(other)
+	return c.remove(ctx, other)
 }

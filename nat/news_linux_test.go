@@ -23,7 +23,7 @@ func TestLostNewsAreNews(t *testing.T) {
 	if err := h.Do(func() (err error) { n, err = listen(); return err }); err != nil {
 		t.Fatal(err)
 	}
-	defer n.close()
+	defer func() { _ = n.close() }()
 	const room = 4096 // bytes, so that it is full before the kernel comes to our chain
 	var err error
 	if e := n.raw.Control(func(fd uintptr) { err = unix.SetsockoptInt(int(fd), unix.SOL_SOCKET, unix.SO_RCVBUF, room) }); e != nil || err != nil {

@@ -1,0 +1,108 @@
+package nat_test
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"os"
+	"os/exec"
+	"path/filepath"
+	"strconv"
+	"strings"
+	"testing"
+	"time"
+
+	"github.com/google/go-cmp/cmp"
+	"golang.org/x/sys/unix"
+
+	"github.com/fairlead-net/fairlead/nat"
+	"github.com/fairlead-net/fairlead/reconcile"
+)
+
+// trap puts programs before iptables and ip6tables that hang while the file "hang" is there, and else become the real one.
+// They note their process in "pid" and each run in "runs".
+func trap(t *testing.T) (dir string) {
+	t.Helper()
+	dir = t.TempDir()
+	for _, name := range []string{"iptables", "ip6tables"} {
+		real, err := exec.LookPath(name)
+		must(t, err)
+		script := fmt.Sprintf("#!/bin/sh\necho $$ > %[1]s/pid\necho run >> %[1]s/runs\n[ -e %[1]s/hang ] && exec sleep 60\nexec %[2]s \"$@\"\n", dir, real)
+		must(t, os.WriteFile(filepath.Join(dir, name), []byte(script), 0o755))
+	}
+	t.Setenv("PATH", dir+":"+os.Getenv("PATH"))
+	return dir
+}
+
+// TestIPTablesThatHangsIsEnded: it holds up neither the pass, for longer than the pass will wait, nor what comes after it.
+func TestIPTablesThatHangsIsEnded(t *testing.T) {
+	use(t, "nft")
+	dir := trap(t)
+	h := newHost(t)
+	guard(t, h)
+	chain := h.k.Input(0)
+	settle(t, reconcile.NewTable("guard", chain), rules())
+	hang := filepath.Join(dir, "hang")
+	must(t, os.WriteFile(hang, nil, 0o600))
+	for what, act := range map[string]func(ctx context.Context) error{
+		"list": func(ctx context.Context) error { _, err := chain.List(ctx); return err },
+		"put": func(ctx context.Context) error {
+			return chain.Put(ctx, nat.RuleKey{Name: "gre", Family: 6}, nat.RuleOf("-p 47"))
+		},
+		"delete": func(ctx context.Context) error { return chain.Delete(ctx, nat.RuleKey{Name: "gre", Family: 4}) },
+		"count":  func(ctx context.Context) error { _, err := chain.Dropped(ctx); return err },
+	} {
+		ctx, cancel := context.WithTimeout(t.Context(), 300*time.Millisecond)
+		begun := time.Now()
+		err := act(ctx)
+		cancel()
+		if took := time.Since(begun); !errors.Is(err, context.DeadlineExceeded) || took > 5*time.Second {
+			t.Errorf("%s: %v after %v", what, err, took)
+		}
+		checkEnded(t, dir)
+	}
+	// Whoever sets no time gets an end too.
+	begun := time.Now()
+	if _, err := chain.List(t.Context()); !errors.Is(err, context.DeadlineExceeded) || time.Since(begun) > 30*time.Second {
+		t.Errorf("list: %v after %v", err, time.Since(begun))
+	}
+	checkEnded(t, dir)
+	must(t, os.Remove(hang))
+	settle(t, reconcile.NewTable("guard", chain), rules())
+}
+
+// checkEnded sees to it that the program which was started last is no more.
+func checkEnded(t *testing.T, dir string) {
+	t.Helper()
+	text, err := os.ReadFile(filepath.Join(dir, "pid"))
+	must(t, err)
+	pid, err := strconv.Atoi(strings.TrimSpace(string(text)))
+	must(t, err)
+	if err := unix.Kill(pid, 0); !errors.Is(err, unix.ESRCH) {
+		t.Errorf("process %d is still there: %v", pid, err)
+	}
+}
+
+func TestDroppedCounts(t *testing.T) {
+	backends(t, func(t *testing.T, h host) {
+		settle(t, reconcile.NewTable("source", h.k.Sets()), members(0))
+		chain := h.k.Input(time.Hour)
+		want := map[nat.RuleKey]nat.Rule{
+			{Name: "vxlan", Family: 4}: nat.RuleOf("-p 17 -m udp --dport 4789 -m set ! --match-set fairlead-peers4 src"),
+			{Name: "vxlan", Family: 6}: nat.RuleOf("-p 17 -m udp --dport 4789 -m set ! --match-set fairlead-peers6 src"),
+		}
+		settle(t, reconcile.NewTable("guard", chain), want)
+		for _, to := range []string{"127.0.0.1/4789", "127.0.0.1/4789", "::1/4789", "127.0.0.1/4790"} {
+			h.Run("bash", "-c", "echo x > /dev/udp/"+to)
+		}
+		dropped, err := chain.Dropped(t.Context())
+		must(t, err)
+		expect := map[nat.RuleKey]uint64{{Name: "vxlan", Family: 4}: 2, {Name: "vxlan", Family: 6}: 1}
+		if diff := cmp.Diff(expect, dropped); diff != "" {
+			t.Error(diff)
+		}
+		if out := h.iptables("-nvL FAIRLEAD-INPUT"); !strings.Contains(out, "/* vxlan */") {
+			t.Errorf("people see:\n%s", out)
+		}
+	})
+}
