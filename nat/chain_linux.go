@@ -7,6 +7,7 @@ import (
 	"maps"
 	"os/exec"
 	"sync"
+	"sync/atomic"
 	"time"
 )
 
@@ -30,10 +31,25 @@ type Chain struct {
 	mu        sync.Mutex
 	tools     map[int]*tool
 	news      *news
-	rows      map[RuleKey]Rule // as read last; nil when that may be wrong
-	read      time.Time
+	last      reading[Rule]
 	displaced []time.Time
+	tally     tally
 }
+
+// reading is something of each rule as it was read last.
+type reading[V any] struct {
+	rows map[RuleKey]V // nil when it may be wrong
+	at   time.Time
+}
+
+// tally is what the rules have counted. A pass never waits for who reads it.
+type tally struct {
+	mu   sync.Mutex // held while iptables runs, so that it runs once for many who ask
+	last atomic.Pointer[reading[uint64]]
+}
+
+// countAge is how long the counters are believed, whoever asks and however often.
+const countAge = 2 * time.Second
 
 // Input is the chain that drops packets to this host. What was read of it is believed for as long as age.
 func (k *Kernel) Input(age time.Duration) *Chain {
@@ -51,19 +67,20 @@ func (c *Chain) List(ctx context.Context) (map[RuleKey]Rule, error) {
 	c.mu.Lock()
 	defer c.mu.Unlock()
 	if c.news != nil && c.news.concern(c.name, c.hook) {
-		c.rows = nil
+		c.last.rows = nil
 	}
-	if c.rows == nil || time.Since(c.read) >= c.age {
+	if c.last.rows == nil || time.Since(c.last.at) >= c.age {
 		if err := c.k.inside(func() error { return c.look(ctx) }); err != nil {
 			return nil, err
 		}
 	}
-	return maps.Clone(c.rows), nil
+	return maps.Clone(c.last.rows), nil
 }
 
 // look reads the rules of both families. What changes while it reads makes it be read again.
 func (c *Chain) look(ctx context.Context) error {
-	c.rows = nil
+	c.last.rows = nil
+	c.tally.last.Store(new(reading[uint64])) // rules that were put anew count from zero
 	now, rows := time.Now(), make(map[RuleKey]Rule)
 	for _, family := range families() {
 		t, err := c.tool(ctx, family)
@@ -79,7 +96,7 @@ func (c *Chain) look(ctx context.Context) error {
 		}
 		maps.Copy(rows, s.rows(c.name))
 	}
-	c.rows, c.read = rows, now
+	c.last = reading[Rule]{rows, now}
 	return nil
 }
 
@@ -138,7 +155,7 @@ func (c *Chain) Apply(ctx context.Context, puts map[RuleKey]Rule, deletes []Rule
 		return c.look(ctx)
 	})
 	for k, r := range puts {
-		switch have := c.rows[k]; {
+		switch have := c.last.rows[k]; {
 		case failed[k] != nil:
 		case err != nil:
 			failed[k] = err
@@ -149,32 +166,41 @@ func (c *Chain) Apply(ctx context.Context, puts map[RuleKey]Rule, deletes []Rule
 	return failed
 }
 
-// Dropped reads how many packets each rule has dropped since it was put.
+// Dropped is how many packets each rule has dropped since it was put, as of at most two seconds ago.
 func (c *Chain) Dropped(ctx context.Context) (map[RuleKey]uint64, error) {
-	dropped := make(map[RuleKey]uint64)
-	err := c.k.inside(func() error {
-		for _, family := range families() {
-			t, err := find(family)
-			if errors.Is(err, exec.ErrNotFound) {
-				continue
-			}
-			if err != nil {
-				return err
-			}
-			printed, err := t.list(ctx, c.name, "-v")
-			if err != nil && !refused(err) {
-				return explain(err)
-			}
-			for _, l := range lines(printed, c.name) {
-				if name, packets, ours := l.counted(); ours {
-					dropped[RuleKey{name, family}] += packets
-				}
+	c.tally.mu.Lock()
+	defer c.tally.mu.Unlock()
+	last := c.tally.last.Load()
+	if last == nil || last.rows == nil || time.Since(last.at) >= countAge {
+		fresh := &reading[uint64]{make(map[RuleKey]uint64), time.Now()}
+		if err := c.k.inside(func() error { return c.count(ctx, fresh.rows) }); err != nil {
+			return nil, fmt.Errorf("read the counters of %s: %w", c.name, err)
+		}
+		c.tally.last.CompareAndSwap(last, fresh) // not when rules were put meanwhile
+		last = fresh
+	}
+	return maps.Clone(last.rows), nil
+}
+
+// count adds what the rules of both families have dropped.
+func (c *Chain) count(ctx context.Context, dropped map[RuleKey]uint64) error {
+	for _, family := range families() {
+		t, err := find(family)
+		if errors.Is(err, exec.ErrNotFound) {
+			continue
+		}
+		if err != nil {
+			return err
+		}
+		printed, err := t.list(ctx, c.name, "-v")
+		if err != nil && !refused(err) {
+			return explain(err)
+		}
+		for _, l := range lines(printed, c.name) {
+			if name, packets, ours := l.counted(); ours {
+				dropped[RuleKey{name, family}] += packets
 			}
 		}
-		return nil
-	})
-	if err != nil {
-		return nil, fmt.Errorf("read the counters of %s: %w", c.name, err)
 	}
-	return dropped, nil
+	return nil
 }

@@ -130,20 +130,20 @@ func (c *Chain) lead(ctx context.Context, t *tool, s state) error {
 	if s.sight == probed && len(s.hook) > 0 {
 		return nil
 	}
-	if len(s.hook) > 0 && s.hook[0].jump(c.name) && c.count(s, 0)+c.count(s, 1) == 1 {
+	if len(s.hook) > 0 && s.hook[0].jump(c.name) && c.enters(s, 0)+c.enters(s, 1) == 1 {
 		return nil
 	}
 	forms := jumps(c.name)
 	fresh, stale := 0, 1
-	if c.count(s, 0) > 0 {
+	if c.enters(s, 0) > 0 {
 		fresh, stale = 1, 0
 	}
-	if c.count(s, 0)+c.count(s, 1) > 0 {
+	if c.enters(s, 0)+c.enters(s, 1) > 0 {
 		if err := c.patience(); err != nil {
 			return err
 		}
 	}
-	for range c.count(s, fresh) {
+	for range c.enters(s, fresh) {
 		if err := t.undo(ctx, append([]string{"-D", c.hook}, forms[fresh]...)...); err != nil {
 			return err
 		}
@@ -151,7 +151,7 @@ func (c *Chain) lead(ctx context.Context, t *tool, s state) error {
 	if err := t.do(ctx, append([]string{"-I", c.hook}, forms[fresh]...)...); err != nil {
 		return explain(err)
 	}
-	for range c.count(s, stale) {
+	for range c.enters(s, stale) {
 		if err := t.undo(ctx, append([]string{"-D", c.hook}, forms[stale]...)...); err != nil {
 			return err
 		}
@@ -159,8 +159,8 @@ func (c *Chain) lead(ctx context.Context, t *tool, s state) error {
 	return nil
 }
 
-// count is how often the hook enters our chain by a form of the jump.
-func (c *Chain) count(s state, form int) (n int) {
+// enters is how often the hook enters our chain by a form of the jump.
+func (c *Chain) enters(s state, form int) (n int) {
 	for _, l := range s.hook {
 		if slices.Equal(l, jumps(c.name)[form]) {
 			n++

@@ -75,11 +75,11 @@ func (k *Kernel) tend(n *news, c *Chain) {
 func (c *Chain) unsettled() bool {
 	c.mu.Lock()
 	defer c.mu.Unlock()
-	known := c.rows != nil
+	known := c.last.rows != nil
 	if !c.news.concern(c.name, c.hook) {
 		return false
 	}
-	c.rows = nil
+	c.last.rows = nil
 	return known // otherwise it is to be read again already
 }
 

@@ -9,6 +9,7 @@ import (
 	"path/filepath"
 	"strconv"
 	"strings"
+	"sync"
 	"testing"
 	"time"
 
@@ -105,4 +106,57 @@ func TestDroppedCounts(t *testing.T) {
 			t.Errorf("people see:\n%s", out)
 		}
 	})
+}
+
+// TestCountersAreReadOnceForMany: whoever asks for the metrics, and however often, iptables runs rarely.
+func TestCountersAreReadOnceForMany(t *testing.T) {
+	use(t, "nft")
+	dir := trap(t)
+	h := newHost(t)
+	settle(t, reconcile.NewTable("source", h.k.Sets()), members(0))
+	chain := h.k.Input(time.Hour)
+	table := reconcile.NewTable("guard", chain)
+	want := rules()
+	settle(t, table, want)
+	must(t, os.Remove(filepath.Join(dir, "runs")))
+	begun := time.Now()
+	var askers sync.WaitGroup
+	for range 8 {
+		askers.Go(func() {
+			for range 5 {
+				if dropped, err := chain.Dropped(t.Context()); err != nil || len(dropped) != len(want) {
+					t.Errorf("dropped %v, %v", dropped, err)
+				}
+			}
+		})
+	}
+	askers.Wait()
+	text, err := os.ReadFile(filepath.Join(dir, "runs"))
+	must(t, err)
+	// Twice, once for each family; and again for each two seconds that a slow machine took.
+	if n := strings.Count(string(text), "run"); n < 2 || n > 2+2*int(time.Since(begun)/(2*time.Second)) {
+		t.Errorf("%d runs of iptables in %v", n, time.Since(begun))
+	}
+	// What was counted meanwhile is told in the end, and what counts anew at once.
+	vxlan := nat.RuleKey{Name: "vxlan", Family: 6}
+	h.Run("bash", "-c", "echo x > /dev/udp/::1/4789")
+	for deadline := time.Now().Add(10 * time.Second); ; time.Sleep(50 * time.Millisecond) {
+		dropped, err := chain.Dropped(t.Context())
+		must(t, err)
+		if dropped[vxlan] == 1 {
+			break
+		}
+		if time.Now().After(deadline) {
+			t.Fatalf("dropped %v", dropped)
+		}
+	}
+	drain(chain)
+	h.ip6tables("-F FAIRLEAD-INPUT")
+	if !poked(chain) {
+		t.Fatal("no poke")
+	}
+	settle(t, table, want)
+	if dropped, err := chain.Dropped(t.Context()); err != nil || dropped[vxlan] != 0 {
+		t.Errorf("dropped %v, %v", dropped, err)
+	}
 }
