@@ -189,7 +189,7 @@ func (n *Node) WaitExit(patience time.Duration) int {
 	n.lab.t.Helper()
 	select {
 	case <-n.daemon.done:
-	case <-time.After(patience):
+	case <-time.After(Patience(patience)):
 		n.lab.t.Fatalf("%s: the daemon still runs after %v", n.Name, patience)
 	}
 	return n.daemon.cmd.ProcessState.ExitCode()

@@ -2,14 +2,28 @@ package nettest
 
 import (
 	"fmt"
+	"os"
+	"strconv"
 	"strings"
 	"time"
 )
+
+// slownessVariable says how many times slower than a usual machine this one is, as one is that is emulated.
+const slownessVariable = "SLOWNESS"
+
+// Patience is how long to wait here for what takes so long at the most on a usual machine.
+func Patience(usual time.Duration) time.Duration {
+	if times, err := strconv.Atoi(os.Getenv(slownessVariable)); err == nil && times > 1 {
+		return usual * time.Duration(times)
+	}
+	return usual
+}
 
 // Eventually polls until the condition holds and returns how long it took. It ends the test with what the condition said
 // last when it still does not hold after the given time.
 func Eventually(t T, patience time.Duration, holds func() error) time.Duration {
 	t.Helper()
+	patience = Patience(patience)
 	begun := time.Now()
 	for {
 		err := holds()

@@ -76,7 +76,7 @@ func suffer(t *testing.T, n *nettest.Node, d drift) time.Duration {
 		if slices.Equal(want, got) && repaired() > count {
 			return time.Since(begun)
 		}
-		if time.Since(begun) > d.back {
+		if time.Since(begun) > nettest.Patience(d.back) {
 			t.Errorf("%s: not back within %v, drift counted %d to %d; want\n%s\ngot\n%s", d.what, d.back, count, repaired(),
 				strings.Join(want, "\n"), strings.Join(got, "\n"))
 			nettest.Eventually(t, 10*time.Second, func() error {
