@@ -147,6 +147,7 @@ func join(words []string) string {
 type state struct {
 	there  presence
 	rules  []line // in the chain
+	shown  sight  // of the chain
 	hook   []line // of the chain that packets come in by; what of it can be seen
 	sight  sight  // of the hook
 	stray  string // the tool of another back end that has a chain of ours too, "" when none has
@@ -166,7 +167,7 @@ type sight int
 
 const (
 	whole  sight = iota // every rule, in order
-	probed              // which forms of our jump are there, but neither where nor how often
+	probed              // only what is asked for: of our jump, whether it is there, but neither where nor how often
 )
 
 // jumps are the two forms of the rule that leads to our chain. There are two so that one can be set before the other goes.
@@ -196,6 +197,8 @@ func (s state) fault(chain string) Fault {
 		return "not first"
 	case s.sight == whole && n > 1:
 		return "used twice"
+	case s.shown == probed:
+		return "foreign rules"
 	case s.stray != "":
 		return Fault("also in " + s.stray)
 	}

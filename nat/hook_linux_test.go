@@ -2,6 +2,7 @@ package nat_test
 
 import (
 	"regexp"
+	"slices"
 	"strings"
 	"testing"
 
@@ -49,6 +50,38 @@ func TestHookThatCanNotBePrinted(t *testing.T) {
 		}
 		h.iptables(hand)
 	}
+	settle(t, g.table, none())
+	settle(t, reconcile.NewTable("source", h.k.Sets()), map[nat.Member]nat.Fault{})
+	if diff := cmp.Diff(foreign, h.hooks()); diff != "" {
+		t.Errorf("not as before:\n%s", diff)
+	}
+}
+
+// TestChainThatCanNotBePrinted: such a rule in our own chain goes, and ours are there all the time.
+func TestChainThatCanNotBePrinted(t *testing.T) {
+	use(t, "nft")
+	h := newHost(t)
+	h.iptables("-P INPUT ACCEPT")
+	h.ip6tables("-P INPUT ACCEPT")
+	foreign := h.hooks()
+	g := guard(t, h)
+	inOrder := h.hooks()
+	calm(g.chain)
+	spoil := func(chain string) {
+		h.Run("nft", "insert rule ip filter "+chain+" ct state vmap { established : accept }")
+		if !poked(g.chain) {
+			t.Errorf("no poke for a rule in %s", chain)
+		}
+	}
+	spoil("FAIRLEAD-INPUT")
+	if r := settle(t, g.table, rules()); r.Total() == 0 {
+		t.Error("nothing written")
+	}
+	if diff := cmp.Diff(slices.Sorted(strings.Lines(inOrder)), slices.Sorted(strings.Lines(h.hooks()))); diff != "" {
+		t.Fatalf("not as before:\n%s", diff)
+	}
+	calm(g.chain)
+	spoil("FAIRLEAD-INPUT")
 	settle(t, g.table, none())
 	settle(t, reconcile.NewTable("source", h.k.Sets()), map[nat.Member]nat.Fault{})
 	if diff := cmp.Diff(foreign, h.hooks()); diff != "" {

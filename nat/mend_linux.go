@@ -84,6 +84,9 @@ func (c *Chain) fill(ctx context.Context, t *tool, s state, o order) error {
 			return explain(err)
 		}
 	}
+	if s.shown == probed && s.there == present {
+		return c.renew(ctx, t, o)
+	}
 	sound := make(map[string]bool)
 	var old []int
 	for i, l := range s.rules {
@@ -109,6 +112,23 @@ func (c *Chain) fill(ctx context.Context, t *tool, s state, o order) error {
 		if err := t.undo(ctx, "-D", c.name, strconv.Itoa(place)); err != nil {
 			return err
 		}
+	}
+	return nil
+}
+
+// renew puts the rules in front of whatever is in a chain that can not be printed, then takes that out.
+func (c *Chain) renew(ctx context.Context, t *tool, o order) error {
+	for _, name := range slices.Backward(slices.Sorted(maps.Keys(o.puts))) {
+		if err := t.do(ctx, append([]string{"-I", c.name}, o.puts[name].named(name)...)...); err != nil {
+			return missingMatch(err)
+		}
+	}
+	var err error
+	for behind := strconv.Itoa(len(o.puts) + 1); err == nil; {
+		err = t.do(ctx, "-D", c.name, behind)
+	}
+	if !gone(err) {
+		return explain(err)
 	}
 	return nil
 }

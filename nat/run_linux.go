@@ -79,11 +79,20 @@ func refused(err error) bool {
 	return errors.As(err, &r) && r.status != exitBusy
 }
 
+// unmatched is the error for a rule that is not in a chain that is there.
+func unmatched(err error) bool {
+	var r *refusal
+	return errors.As(err, &r) && strings.Contains(r.said, noRule)
+}
+
+// noRule is what iptables says then.
+const noRule = "does a matching rule exist in that chain?"
+
 // gone is the error for what is not there any more.
 func gone(err error) bool {
 	var r *refusal
 	return errors.As(err, &r) && slices.ContainsFunc([]string{
-		"does a matching rule exist in that chain?", "No chain/target/match by that name", "No such file or directory", "does not exist",
+		noRule, "No chain/target/match by that name", "No such file or directory", "does not exist",
 		"Index of deletion too big",
 	}, func(text string) bool { return strings.Contains(r.said, text) })
 }

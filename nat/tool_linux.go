@@ -63,14 +63,18 @@ func (t *tool) current() bool {
 func (t *tool) state(ctx context.Context, chain, hook string) (s state, err error) {
 	s.family = t.family
 	printed, err := t.list(ctx, chain)
-	if err != nil && !refused(err) {
-		return s, explain(err)
-	}
-	if err == nil {
+	switch {
+	case err == nil:
 		s.there, s.rules = present, lines(printed, chain)
-		if s.hook, s.sight, err = t.entries(ctx, chain, hook); err != nil {
-			return s, explain(err)
-		}
+	case refused(err):
+		s.shown = probed
+		s.there, err = t.seek(ctx, chain, hook)
+	}
+	if err == nil && s.there == present {
+		s.hook, s.sight, err = t.entries(ctx, chain, hook)
+	}
+	if err != nil {
+		return s, explain(err)
 	}
 	if other := t.other(); other != nil {
 		if _, err := other.list(ctx, chain); err == nil {
@@ -78,6 +82,18 @@ func (t *tool) state(ctx context.Context, chain, hook string) (s state, err erro
 		}
 	}
 	return s, ctx.Err()
+}
+
+// seek finds out whether there is a chain that can not be printed: without it, nobody could ask for a jump there.
+func (t *tool) seek(ctx context.Context, chain, hook string) (presence, error) {
+	err := t.do(ctx, append([]string{"-C", hook}, jumps(chain)[0]...)...)
+	switch {
+	case err == nil || unmatched(err):
+		return present, nil
+	case refused(err):
+		return missing, nil
+	}
+	return missing, err
 }
 
 // entries reads the hook, or as much of it as leads to the chain. One foreign rule in it that can be said in nft's own words
@@ -94,7 +110,7 @@ func (t *tool) entries(ctx context.Context, chain, hook string) (entries []line,
 		switch err := t.do(ctx, append([]string{"-C", hook}, jump...)...); {
 		case err == nil:
 			entries = append(entries, jump)
-		case !gone(err):
+		case !unmatched(err):
 			return nil, probed, err
 		}
 	}
