@@ -21,7 +21,7 @@ SOURCES  := $(shell find . -name .git -prune -o -name bin -prune -o -name '*.go'
             $(wildcard go.mod go.sum config.example.toml config/*.toml fastpath/*.o)
 
 .DEFAULT_GOAL := help
-.PHONY: help build deps test race plain fuzz cover lint vulncheck demo generate install uninstall clean
+.PHONY: help build deps test race plain vm test-vm fuzz cover lint vulncheck demo generate install uninstall clean
 .DELETE_ON_ERROR:
 
 help: ## this list
@@ -38,20 +38,27 @@ deps: ## what building and testing need, by apt and the Go module proxy (as root
 test: deps build ## every test, on the real kernel (as root): under 25 minutes on two cores
 	@rc=0; $(MAKE) --no-print-directory race || rc=1; \
 	$(MAKE) --no-print-directory plain || rc=1; \
+	$(MAKE) --no-print-directory vm || rc=1; \
 	$(MAKE) --no-print-directory fuzz || rc=1; exit $$rc
 
 # Without the race detector: tests that start whole processes, which it does not reach, and rooms where nothing runs at
 # once but long loops do. Everything else is run with it, new rooms included.
-PLAIN := . ./bench/... ./cli ./config ./nettest/... ./systemd
+PLAIN := . ./bench/... ./cli ./config ./nettest ./nettest/demo ./nettest/story ./systemd
+VM    := ./nettest/vm
 
 # Built on all cores; run one package at a time, since these tests listen to the clock.
 race: ## the rooms' tests, with the race detector
-	@rooms=$$(go list ./... | grep -vxF "$$(go list $(PLAIN) 2>/dev/null)") && export CGO_ENABLED=1 && \
+	@rooms=$$(go list ./... | grep -vxF "$$(go list $(PLAIN) $(VM) 2>/dev/null)") && export CGO_ENABLED=1 && \
 	go build -race $$rooms && go test -p 1 -race -count=1 -timeout $(TEST_TIMEOUT) $$rooms
 
 plain: build ## the other tests: commands, config, stories of whole hosts
 	CGO_ENABLED=0 go build ./...
 	CGO_ENABLED=0 BUILT=$(CURDIR)/bin/fairlead go test -p 1 -count=1 -timeout $(TEST_TIMEOUT) $(PLAIN)
+
+vm: build ## tests of tunnels on a Debian kernel in QEMU, which has IPIP and GRE
+	CGO_ENABLED=0 BUILT=$(CURDIR)/bin/fairlead go test -count=1 -timeout $(TEST_TIMEOUT) $(VM)
+
+test-vm: deps vm ## the same alone (KERNEL=a package, its file, or the path of boot/vmlinuz-VERSION beside lib/modules)
 
 fuzz: ## each fuzz target for FUZZ_INPUTS inputs
 	@set -e; for dir in $$(grep -rl --include='*_test.go' --exclude-dir=bin '^func Fuzz' . | xargs -r -n 1 dirname | sort -u); do \
