@@ -46,7 +46,7 @@ func (h *Host) Flows(to netip.Addr, count int) *Flows {
 	for range count {
 		var c net.Conn
 		err := h.Do(func() (err error) {
-			c, err = net.DialTimeout("tcp", netip.AddrPortFrom(to, portEcho).String(), 5*time.Second)
+			c, err = net.DialTimeout("tcp", netip.AddrPortFrom(to, portEcho).String(), Patience(5*time.Second))
 			return err
 		})
 		if err != nil {
@@ -107,7 +107,7 @@ func (f *Flows) Stop() FlowTally {
 
 // exchange sends a message and reads it back.
 func exchange(c net.Conn, message, answer []byte) error {
-	if err := c.SetDeadline(time.Now().Add(stall)); err != nil {
+	if err := c.SetDeadline(time.Now().Add(Patience(stall))); err != nil {
 		return err
 	}
 	if _, err := c.Write(message); err != nil {

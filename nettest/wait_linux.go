@@ -11,13 +11,16 @@ import (
 // slownessVariable says how many times slower than a usual machine this one is, as one is that is emulated.
 const slownessVariable = "SLOWNESS"
 
-// Patience is how long to wait here for what takes so long at the most on a usual machine.
-func Patience(usual time.Duration) time.Duration {
+// Slowness is how many times slower than a usual machine this one is said to be; 1 when nothing is said.
+func Slowness() int {
 	if times, err := strconv.Atoi(os.Getenv(slownessVariable)); err == nil && times > 1 {
-		return usual * time.Duration(times)
+		return times
 	}
-	return usual
+	return 1
 }
+
+// Patience is how long to wait here for what takes so long at the most on a usual machine.
+func Patience(usual time.Duration) time.Duration { return usual * time.Duration(Slowness()) }
 
 // Eventually polls until the condition holds and returns how long it took. It ends the test with what the condition said
 // last when it still does not hold after the given time.

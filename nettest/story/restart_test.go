@@ -33,12 +33,12 @@ func busy(t *testing.T, a, direct, tunnelled *nettest.Container, flows int) *tra
 		for _, address := range pair[1].Addresses() {
 			nettest.Eventually(t, 5*time.Second, func() error { return reaches(pair[0], address) })
 			if address.Is4() || pair[0] == a { // one IPv6 probe for each path is enough: it is there and back
-				tr.probes = append(tr.probes, pair[0].Probe(address, 1000))
+				tr.probes = append(tr.probes, pair[0].Probe(address, 1000/nettest.Slowness()))
 			}
 		}
 	}
 	for _, c := range []*nettest.Container{direct, tunnelled} {
-		tr.flows = append(tr.flows, a.Flows(c.IP4, flows))
+		tr.flows = append(tr.flows, a.Flows(c.IP4, max(2, flows/nettest.Slowness())))
 	}
 	return tr
 }
