@@ -19,13 +19,24 @@ import (
 )
 
 func main() {
-	rounds := flag.Int("rounds", 7, "rounds")
-	length := flag.Duration("length", time.Second, "of one measurement")
+	var p plan
+	flag.IntVar(&p.rounds, "rounds", 7, "rounds")
+	flag.DurationVar(&p.length, "length", time.Second, "of one measurement")
+	flag.StringVar(&p.cable, "cable", "10gbit", "rate of the slower cable, in words of tc(8)")
 	wanted := flag.String("ways", "direct;direct, no tunnels;vxlan", "what to compare, with semicolons between; also ipip, gre")
+	guest := flag.Bool("guest", true, "compare also on a kernel that has IPIP and GRE, in QEMU")
 	out := flag.String("out", "", "file for the result, besides the standard output")
 	flag.Parse()
+	p.wanted = strings.Split(*wanted, ";")
 	err := nettest.OnStage("bench-tunnel", func(s *nettest.Stage) error {
-		return measure(s, *rounds, *length, strings.Split(*wanted, ";"), *out)
+		text, err := measure(s, p)
+		if err == nil && *guest {
+			text, err = both(s, text)
+		}
+		if err != nil {
+			return err
+		}
+		return publish(text, *out)
 	})
 	if err != nil {
 		fmt.Fprintln(os.Stderr, "bench-tunnel:", err)
@@ -33,26 +44,32 @@ func main() {
 	}
 }
 
+// plan is what is measured.
+type plan struct {
+	rounds int
+	length time.Duration
+	cable  string
+	wanted []string // names of ways
+}
+
 // load is one kind of traffic.
 type load struct {
-	name string
-	rate string // of the cable; "": as fast as the processors move packets
-	run  func(ends, time.Duration) (sample, error)
+	name   string
+	slower bool // on the slower cable
+	run    func(ends, time.Duration) (sample, error)
 }
 
 const (
 	stream = "TCP stream"
-	wire   = "TCP stream on 10 Gbit/s"
+	slow   = "TCP stream on the slower cable"
 	pps    = "UDP packets"
 	turns  = "TCP request and response"
 )
 
-// loads are all. On a cable without a rate the processors are the limit, which hosts with a network card seldom reach: a
-// stream on a cable of 10 Gbit/s is what other projects publish.
+// loads are all. On the faster cable the processors are the limit, which hosts with a network card seldom reach: a stream
+// at the rate of a card is what other projects publish.
 func loads() []load {
-	return []load{
-		{stream, "", ends.stream}, {wire, "10gbit", ends.stream}, {pps, "", ends.packets}, {turns, "", ends.turns},
-	}
+	return []load{{stream, false, ends.stream}, {slow, true, ends.stream}, {pps, false, ends.packets}, {turns, false, ends.turns}}
 }
 
 // result is the ratios and figures of one way, one of each round.
@@ -63,10 +80,26 @@ type result struct {
 	cpu     []float64            // processor time of a gigabyte, container to host, without a rate
 }
 
-func measure(s *nettest.Stage, rounds int, length time.Duration, wanted []string, out string) error {
+func measure(s *nettest.Stage, p plan) (string, error) {
 	dir := nettest.NewDir(s, "")
-	binary := nettest.Binary(s, dir)
-	var all []*result
+	all, err := prepare(s, nettest.Binary(s, dir), dir, p.wanted)
+	if err != nil {
+		return "", err
+	}
+	for i := range p.rounds + 1 {
+		for k := range all {
+			r := all[(i+k)%len(all)]
+			if err := r.round(p, i > 0); err != nil {
+				return "", fmt.Errorf("%s: %w", r.name, err)
+			}
+		}
+		fmt.Fprintf(os.Stderr, "round %d of %d\n", i, p.rounds) // round 0 warms up
+	}
+	return report(all, p), nil
+}
+
+// prepare puts up a pair of hosts for each way that is wanted.
+func prepare(t nettest.T, binary, dir string, wanted []string) (all []*result, err error) {
 	for i, w := range ways() {
 		if !slices.Contains(wanted, w.name) {
 			continue
@@ -74,39 +107,34 @@ func measure(s *nettest.Stage, rounds int, length time.Duration, wanted []string
 		own := filepath.Join(dir, fmt.Sprint(i))
 		for _, host := range []string{"a", "b"} {
 			if err := os.MkdirAll(filepath.Join(own, host), 0o755); err != nil {
-				return err
+				return nil, err
 			}
 		}
-		p, err := newPair(s, binary, own, w)
+		p, err := newPair(t, binary, own, w)
 		if err != nil {
-			return fmt.Errorf("%s: %w", w.name, err)
+			return nil, fmt.Errorf("%s: %w", w.name, err)
 		}
 		all = append(all, &result{pair: p, ratios: make(map[string][]float64), between: make(map[string][]float64)})
 	}
 	if len(all) == 0 {
-		return fmt.Errorf("none of %q is a way", wanted)
+		return nil, fmt.Errorf("none of %q is a way", wanted)
 	}
-	for i := range rounds + 1 {
-		for k := range all {
-			r := all[(i+k)%len(all)]
-			if err := r.round(length, i > 0); err != nil {
-				return fmt.Errorf("%s: %w", r.name, err)
-			}
-		}
-		fmt.Fprintf(os.Stderr, "round %d of %d\n", i, rounds) // round 0 warms up
-	}
-	return publish(all, rounds, length, out)
+	return all, nil
 }
 
 // round measures the hosts and then the containers, for each load.
-func (r *result) round(length time.Duration, counts bool) error {
+func (r *result) round(p plan, counts bool) error {
 	for _, l := range loads() {
-		r.cable(l.rate)
-		base, err := l.run(r.hosts, length)
+		rate := ""
+		if l.slower {
+			rate = p.cable
+		}
+		r.cable(rate)
+		base, err := l.run(r.hosts, p.length)
 		if err != nil {
 			return fmt.Errorf("%s between hosts: %w", l.name, err)
 		}
-		got, err := l.run(r.containers, length)
+		got, err := l.run(r.containers, p.length)
 		if err != nil {
 			return fmt.Errorf("%s between containers: %w", l.name, err)
 		}
@@ -122,8 +150,7 @@ func (r *result) round(length time.Duration, counts bool) error {
 	return nil
 }
 
-func publish(all []*result, rounds int, length time.Duration, out string) error {
-	text := report(all, rounds, length)
+func publish(text, out string) error {
 	if _, err := io.WriteString(os.Stdout, text); err != nil || out == "" {
 		return err
 	}

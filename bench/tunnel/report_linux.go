@@ -11,19 +11,20 @@ import (
 )
 
 // report is the result as Markdown.
-func report(all []*result, rounds int, length time.Duration) string {
+func report(all []*result, p plan) string {
 	var b strings.Builder
-	fmt.Fprintf(&b, "Linux %s, %d processors, %s; medians of %d rounds of %v for each measurement, range behind.\n\n",
-		release(), runtime.NumCPU(), time.Now().UTC().Format(time.DateOnly), rounds, length)
-	fmt.Fprintf(&b, "| containers to hosts = 1 | %s | processor time per gigabyte | %s | %s | %s |\n", stream, wire, pps, turns)
+	fmt.Fprintf(&b, "Linux %s, %d processors, %s; medians of %d rounds of %v for each measurement, range behind. "+
+		"The slower cable has %s.\n\n",
+		release(), runtime.NumCPU(), time.Now().UTC().Format(time.DateOnly), p.rounds, p.length, p.cable)
+	fmt.Fprintf(&b, "| containers to hosts = 1 | %s | processor time per gigabyte | %s | %s | %s |\n", stream, slow, pps, turns)
 	b.WriteString("| --- | --- | --- | --- | --- | --- |\n")
 	for _, r := range all {
 		fmt.Fprintf(&b, "| %s | %s | %s | %s | %s | %s |\n", r.name, spread(r.ratios[stream]), spread(r.cpu),
-			spread(r.ratios[wire]), spread(r.ratios[pps]), spread(r.ratios[turns]))
+			spread(r.ratios[slow]), spread(r.ratios[pps]), spread(r.ratios[turns]))
 	}
 	first := all[0].between
 	fmt.Fprintf(&b, "\nBetween the hosts themselves: %.1f Gbit/s, %.1f on the slower cable, %.0f packets and %.0f answers in a second.\n",
-		median(first[stream])*8/1e9, median(first[wire])*8/1e9, median(first[pps]), median(first[turns]))
+		median(first[stream])*8/1e9, median(first[slow])*8/1e9, median(first[pps]), median(first[turns]))
 	return b.String()
 }
 
