@@ -173,8 +173,17 @@ func (e ends) turns(d time.Duration) (s sample, err error) {
 	return s, err
 }
 
-// connect makes a TCP connection and returns both its ends.
+// connect makes a TCP connection and returns both its ends. One that a signal has cut short is made anew.
 func (e ends) connect() (c, far int, err error) {
+	for range 10 {
+		if c, far, err = e.connectOnce(); !errors.Is(err, unix.EINTR) {
+			break
+		}
+	}
+	return c, far, err
+}
+
+func (e ends) connectOnce() (c, far int, err error) {
 	l, err := e.socket(e.far, unix.SOCK_STREAM, e.far4, port)
 	if err != nil {
 		return -1, -1, err
