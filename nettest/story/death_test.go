@@ -1,6 +1,8 @@
 package story_test
 
 import (
+	"errors"
+	"fmt"
 	"net/netip"
 	"slices"
 	"testing"
@@ -29,16 +31,37 @@ func TestADeadHostsRoutesGoInTimeAndComeBackWithIt(t *testing.T) {
 			t.Logf("gone after %v", time.Since(cut))
 			dead.Plug()
 			back := time.Now()
-			for _, p := range blocks {
-				for _, n := range others(l, dead) {
-					nettest.Eventually(t, 3*time.Second-time.Since(back), func() error { return with(n, p) })
+			late := 0
+			for _, n := range others(l, dead) {
+				for _, p := range blocks {
+					nettest.Eventually(t, 6*time.Second-time.Since(back), func() error { return known(n, p) })
+				}
+				took := time.Since(back)
+				t.Logf("back on %s after %v", n.Name, took)
+				if took > nettest.Patience(3*time.Second) {
+					late++
 				}
 			}
-			t.Logf("back after %v", time.Since(back))
+			if late > 1 { // one attempt to connect may be lost: GoBGP takes up to 3 s until the next one
+				t.Errorf("%d of %d hosts know it again only after more than 3 s", late, len(l.Nodes)-1)
+			}
 			nettest.Eventually(t, 3*time.Second, func() error { return reaches(here, there.IP4) })
 			nettest.Eventually(t, 3*time.Second, func() error { return reaches(here, there.IP6) })
 		})
 	}
+}
+
+// known is an error that says how a host's sessions fare, unless it has the route.
+func known(n *nettest.Node, p netip.Prefix) error {
+	err := with(n, p)
+	if err == nil {
+		return nil
+	}
+	var peers []agent.Peer
+	if asked := n.Get("peers", &peers); asked != nil {
+		return errors.Join(err, asked)
+	}
+	return fmt.Errorf("%w; its peers: %+v", err, peers)
 }
 
 // others are all hosts but one.
