@@ -20,7 +20,8 @@ const (
 // Watch pokes when something in the kernel changes that can concern us, until ctx ends. The channel has capacity 1.
 //
 // What touches our own objects, links and addresses pokes at once. Foreign routes, which may change by the thousand but
-// may also be the way to a peer, and events of the namespaces that our links lead to poke at most every 100 ms. What we
+// may also be the way to a peer, forwarding and rp_filter (the kernel tells of no other parameters), and events of the
+// namespaces that our links lead to poke at most every 100 ms. What we
 // wrote ourselves does not poke, nor do neighbours that the kernel resolves. An overflow of the socket pokes too, since
 // something was missed. So does a router's word that a packet of this host was too big. It needs CAP_NET_BROADCAST to
 // hear other namespaces, and CAP_NET_RAW to hear routers.
@@ -76,6 +77,7 @@ func join(fd, room int) error {
 	for _, group := range []int{
 		unix.RTNLGRP_LINK, unix.RTNLGRP_NEIGH, unix.RTNLGRP_IPV4_IFADDR, unix.RTNLGRP_IPV6_IFADDR,
 		unix.RTNLGRP_IPV4_ROUTE, unix.RTNLGRP_IPV6_ROUTE, unix.RTNLGRP_IPV4_RULE, unix.RTNLGRP_IPV6_RULE,
+		unix.RTNLGRP_IPV4_NETCONF, unix.RTNLGRP_IPV6_NETCONF,
 	} {
 		if err := unix.SetsockoptInt(fd, unix.SOL_NETLINK, unix.NETLINK_ADD_MEMBERSHIP, group); err != nil {
 			return fmt.Errorf("join netlink group %d: %w", group, err)
@@ -205,6 +207,11 @@ func (w *watcher) judge(m message, elsewhere bool) urgency {
 		return w.judgeNeighbour(m, elsewhere)
 	case unix.RTM_NEWROUTE, unix.RTM_DELROUTE, unix.RTM_NEWRULE, unix.RTM_DELRULE:
 		return w.judgeRoute(m, elsewhere)
+	case unix.RTM_NEWNETCONF:
+		if elsewhere {
+			return never
+		}
+		return later // one write to forwarding is an event for every link
 	default:
 		return never
 	}

@@ -69,6 +69,15 @@ func TestWatchPokesOnWhatConcernsUs(t *testing.T) {
 		}
 		calm(pokes)
 	}
+	for _, path := range []string{"net/ipv4/ip_forward", "net/ipv6/conf/all/forwarding", "net/ipv4/conf/uplink/rp_filter"} {
+		for _, value := range []string{"1", "0"} {
+			h.Sysctl(path, value)
+			if !poked(pokes) {
+				t.Errorf("no poke for %s = %s", path, value)
+			}
+			calm(pokes)
+		}
+	}
 	for _, hand := range []string{
 		"route add 169.254.1.1 dev eth0", "route add default via 169.254.1.1", "route del default",
 		"neigh add 169.254.1.1 lladdr 02:00:00:00:00:01 dev eth0 nud permanent", "neigh del 169.254.1.1 dev eth0",
