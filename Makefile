@@ -58,8 +58,7 @@ plain: build ## the other tests: commands, config, stories of whole hosts
 vm: build ## tests of tunnels on a Debian kernel in QEMU, which has IPIP and GRE
 	CGO_ENABLED=0 BUILT=$(CURDIR)/bin/fairlead go test -count=1 -timeout $(TEST_TIMEOUT) $(VM)
 
-test-vm: export VM_JOBS = all
-test-vm: deps vm ## these alone, and the longer ones (KERNEL=a package, its file, or the path of boot/vmlinuz-VERSION beside lib/modules)
+test-vm: deps vm ## these alone (KERNEL=a package, its file, or the path of boot/vmlinuz-VERSION beside lib/modules)
 
 fuzz: ## each fuzz target for FUZZ_INPUTS inputs
 	@set -e; for dir in $$(grep -rl --include='*_test.go' --exclude-dir=bin '^func Fuzz' . | xargs -r -n 1 dirname | sort -u); do \

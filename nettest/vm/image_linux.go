@@ -17,8 +17,9 @@ var initScript []byte
 // Image is a kernel and the root that it boots into: Debian's tools of this machine, the kernel's modules for networks,
 // and the files of whoever made it.
 type Image struct {
-	kernel string // path of vmlinuz-VERSION
-	initrd string
+	Processors int    // of each machine that is booted from it; 0 is 2
+	kernel     string // path of vmlinuz-VERSION
+	initrd     string
 }
 
 // Kernel is the path of the kernel image that KERNEL stands for in words of .ci/kernel, which fetches it when need be.

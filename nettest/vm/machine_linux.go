@@ -2,10 +2,12 @@
 // QEMU, emulated in software, so that it runs where there is no virtualization and finds what the kernel here lacks.
 //
 // Emulation costs a factor of ten in computing, and starting a process some 25 ms. Everything inside is in memory.
+// Processors that are emulated interrupt each other at great cost: two machines with one do more than one with two.
 package vm
 
 import (
 	"bufio"
+	"cmp"
 	"context"
 	"crypto/rand"
 	"errors"
@@ -14,6 +16,7 @@ import (
 	"net"
 	"os"
 	"os/exec"
+	"strconv"
 	"strings"
 	"syscall"
 	"time"
@@ -75,7 +78,8 @@ func (i *Image) start(ctx context.Context) (*Machine, error) {
 	}
 	defer theirs.Close()
 	m := &Machine{done: make(chan struct{}), console: &console{}, port: port, answers: bufio.NewReader(port)}
-	m.cmd = exec.CommandContext(ctx, "qemu-system-x86_64", "-accel", "tcg,thread=multi", "-cpu", cpu, "-smp", "2", "-m", memory,
+	m.cmd = exec.CommandContext(ctx, "qemu-system-x86_64", "-accel", "tcg,thread=multi", "-cpu", cpu,
+		"-smp", strconv.Itoa(cmp.Or(i.Processors, 2)), "-m", memory,
 		"-nodefaults", "-no-reboot", "-display", "none", "-serial", "stdio",
 		"-device", "virtio-serial-pci", "-chardev", "socket,id=port,fd=3", "-device", "virtserialport,chardev=port",
 		"-kernel", i.kernel, "-initrd", i.initrd, "-append", parameters)
