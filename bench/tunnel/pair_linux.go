@@ -81,6 +81,7 @@ run_dir = %q
 cidr = "10.88.0.0/16"
 block = "10.88.%d.0/24"
 [bgp]
+hold_time = "90s" # the loads leave the daemons little of the processors
 peer = [{ address = "%v" }]
 [tunnel]
 mode = %q
