@@ -53,7 +53,7 @@ func inGuest(s *nettest.Stage) (string, error) {
 	defer cancel()
 	var out strings.Builder
 	// The queue that the machine's init lengthens would hold minutes of packets.
-	code, err := m.Run(ctx, "echo 1000 >/proc/sys/net/core/netdev_max_backlog; SLOWNESS=6 BUILT=/fairlead/main /fairlead/bench -guest=false -rounds 5 -length 1s -cable 200mbit "+
+	code, err := m.Run(ctx, "echo 1000 >/proc/sys/net/core/netdev_max_backlog; SLOWNESS=6 BUILT=/fairlead/main /fairlead/bench -guest=false -out '' -rounds 5 -length 1s -cable 200mbit "+
 		"-ways 'direct;ipip;gre;vxlan' 2>/tmp/said || cat /tmp/said", &out)
 	if err != nil || code != 0 {
 		return "", fmt.Errorf("run in the machine: exit code %d: %w: %s", code, err, &out)

@@ -25,7 +25,7 @@ func main() {
 	flag.StringVar(&p.cable, "cable", "10gbit", "rate of the slower cable, in words of tc(8)")
 	wanted := flag.String("ways", "direct;direct, no tunnels;vxlan", "what to compare, with semicolons between; also ipip, gre")
 	guest := flag.Bool("guest", true, "compare also on a kernel that has IPIP and GRE, in QEMU")
-	out := flag.String("out", "", "file for the result, besides the standard output")
+	out := flag.String("out", "bench/results/tunnel.md", "file for the result, besides the standard output")
 	flag.Parse()
 	p.wanted = strings.Split(*wanted, ";")
 	err := nettest.OnStage("bench-tunnel", func(s *nettest.Stage) error {
