@@ -222,7 +222,7 @@ func announcements() []bgp.Announcement {
 		if i%2 == 1 {
 			nh = netip.AddrFrom4([4]byte{198, 51, 100, byte(1 + i/2%250)})
 		}
-		all = append(all, bgp.Announcement{Prefix: block, NextHop: nh})
+		all = append(all, bgp.Announcement{Prefix: block, NextHop: nh, Encaps: bgp.VXLAN})
 	}
 	return all
 }
