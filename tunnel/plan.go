@@ -209,7 +209,8 @@ func (in Input) device(e Encap, local netip.Addr) Device {
 }
 
 // rules make what containers send to a tunnelled host use the tunnel, because what that host sends them does: both ways
-// are the same, and a strict reverse path filter is content.
+// are the same, and a strict reverse path filter is content. They are for this node's blocks and not for whole pools: the
+// underlay may lie in a pool, and the tunnel's own packets must not go into the tunnel.
 func (r *Rows) rules(in Input) {
 	var tunnelled [2]bool
 	for k := range r.Routes {
@@ -217,9 +218,9 @@ func (r *Rows) rules(in Input) {
 			tunnelled[family(k.Prefix)] = true
 		}
 	}
-	for _, p := range in.Pools {
-		if tunnelled[family(p)] {
-			r.Rules[p.Masked()] = Rule{Table: Table, Priority: Priority}
+	for _, b := range in.Blocks {
+		if tunnelled[family(b)] {
+			r.Rules[b.Masked()] = Rule{Table: Table, Priority: Priority}
 		}
 	}
 }

@@ -120,7 +120,7 @@ func (m Remote) nextHops() []netip.Addr {
 }
 
 // hop plans one next hop. Through a tunnel it stands on the peer's neighbour and forwarding entry, where the tunnel has
-// such, and it brings the route to the peer itself for packets from a pool. That one is of the prefix's family only: how
+// such, and it brings the route to the peer itself for packets from a block. That one is of the prefix's family only: how
 // the peer answers in the other family is told by the peer's prefixes of that family.
 func (r *Rows) hop(in Input, p netip.Prefix, w way) NextHop {
 	if w.encap == Direct {

@@ -13,7 +13,7 @@ const (
 	Protocol = 88   // of our routes and rules
 	Metric   = 88   // of our routes: none of ours ever has the key of a foreign one
 	Main     = 254  // the table of the prefixes
-	Table    = 88   // the table of the tunnelled hosts, for packets from a pool
+	Table    = 88   // the table of the tunnelled hosts, for packets from our blocks
 	Priority = 8800 // of the rules that lead there
 )
 

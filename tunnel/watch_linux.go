@@ -21,10 +21,9 @@ const (
 //
 // What touches our own objects, links and addresses pokes at once. Foreign routes, which may change by the thousand but
 // may also be the way to a peer, forwarding and rp_filter (the kernel tells of no other parameters), and events of the
-// namespaces that our links lead to poke at most every 100 ms. What we
-// wrote ourselves does not poke, nor do neighbours that the kernel resolves. An overflow of the socket pokes too, since
-// something was missed. So does a router's word that a packet of this host was too big. It needs CAP_NET_BROADCAST to
-// hear other namespaces, and CAP_NET_RAW to hear routers.
+// namespaces that our links lead to poke at most every 100 ms. What we wrote ourselves does not poke, nor do neighbours that
+// the kernel resolves. An overflow of the socket pokes too, since something was missed. So does a router's word that a
+// packet of this host was too big. It needs CAP_NET_BROADCAST to hear other namespaces, and CAP_NET_RAW to hear routers.
 func (k *Kernel) Watch(ctx context.Context) (<-chan struct{}, error) {
 	return k.watch(ctx, watchRoom)
 }
