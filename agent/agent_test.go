@@ -83,6 +83,19 @@ func TestWhatPeersMayNotSend(t *testing.T) {
 	}
 }
 
+func TestABlockIsNotChosenInTheNetworkBeneath(t *testing.T) {
+	w := newWorld()
+	w.underlay.Subnets = append(w.underlay.Subnets, netip.MustParsePrefix("10.88.0.0/17"), netip.MustParsePrefix("10.88.192.0/18"))
+	start(t, w, config(""))
+	free := netip.MustParsePrefix("10.88.128.0/18")
+	settled(t, w, "a block outside of the host's networks", func(s string) bool {
+		_, rest, _ := strings.Cut(s, "announce ")
+		text, _, _ := strings.Cut(rest, " ")
+		block, err := netip.ParsePrefix(text)
+		return err == nil && free.Overlaps(block)
+	})
+}
+
 // TestAnyDriftIsGoneInOnePass: whatever is taken from or changed in the kernel, the next pass restores all of it.
 func TestAnyDriftIsGoneInOnePass(t *testing.T) {
 	w := newWorld()

@@ -63,6 +63,11 @@ func (c *chores) decidePool(in inputs, p ipam.Pool, id uuid.UUID) {
 		// A cloned host has our identity too. Salted with the address, the next choices differ.
 		id = uuid.NewSHA1(id, []byte(in.underlay.Address.String()))
 	}
+	for _, subnet := range in.underlay.Subnets { // no peer would take a block that overlaps one of these
+		if p.CIDR.Overlaps(subnet) {
+			heard = append(heard, subnet)
+		}
+	}
 	picked, err := ipam.PickBlock(id, p, heard)
 	if err != nil {
 		c.hold[p.Name] = err.Error()

@@ -9,8 +9,8 @@ import (
 )
 
 // PickBlock chooses the block of p for the node with this UUID: the one that a hash of both points at, or the next one
-// after it that overlaps nothing of heard, the prefixes that other nodes announce. The same arguments give the same
-// block on every node and in every version.
+// after it that overlaps nothing of heard, the prefixes that are taken: by other nodes, or by the network beneath. The
+// same arguments give the same block on every node and in every version.
 func PickBlock(id uuid.UUID, p Pool, heard []netip.Prefix) (netip.Prefix, error) {
 	bits := Bits(p)
 	start := hashed(id, p.CIDR, bits)
@@ -35,8 +35,8 @@ func PickBlock(id uuid.UUID, p Pool, heard []netip.Prefix) (netip.Prefix, error)
 			break
 		}
 	}
-	return netip.Prefix{}, fmt.Errorf("pick a /%d of pool %s (%s): every one is announced by another node: "+
-		"widen cidr, or give this node a block that is free: %w", bits, p.Name, p.CIDR, ErrExhausted)
+	return netip.Prefix{}, fmt.Errorf("pick a /%d of pool %s (%s): every one is announced by another node "+
+		"or part of a network of this host: widen cidr, or give this node a block that is free: %w", bits, p.Name, p.CIDR, ErrExhausted)
 }
 
 func overlapping(block netip.Prefix, heard []netip.Prefix) (netip.Prefix, bool) {
