@@ -8,12 +8,13 @@ func judgeOffload(f *hostFacts) []finding {
 	var found []finding
 	verdict := tunnel.Verdict(f.daemon.status.Offload)
 	for _, l := range f.network.links {
-		// What is off stays off, so only another device is tested again.
+		// What is off stays off, so only another device is tested again, and a daemon that knows a bad verdict turns it off too.
 		anew := "ip link delete " + l.name + " # the daemon makes it anew and tests it again"
+		retry := "systemctl stop fairlead; ip link delete " + l.name + "; systemctl start fairlead # tests it again"
 		switch {
 		case !l.ours() || l.offload == "":
 		case l.offload == tunnel.OffloadOff && verdict == tunnel.VerdictBad:
-			found = append(found, warning(anew, "checksum offload of %s is off, because the self-test failed: the kernel or the card of %s "+
+			found = append(found, warning(retry, "checksum offload of %s is off, because the self-test failed: the kernel or the card of %s "+
 				"breaks what is left to it; packets arrive, and cost more processor time. An update of either may mend that", l.name, f.network.underlay))
 		case l.offload == tunnel.OffloadOff:
 			found = append(found, fine("checksum offload of %s is off: by hand, or by a self-test before the daemon's start; %s", l.name, anew))

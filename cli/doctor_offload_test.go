@@ -20,7 +20,8 @@ func TestDoctorTellsOfTheChecksumOffload(t *testing.T) {
 		{"unknown", on, levelOK, "flvxlan is on; no peer has answered", ""},
 		{"good", on, levelOK, "flvxlan is on, and the self-test passed", ""},
 		{"bad", on, levelFail, "flvxlan is on, and the self-test failed", "ethtool -K flvxlan tx off"},
-		{"bad", off, levelWarn, "flvxlan is off, because the self-test failed: the kernel or the card of eth0", "ip link delete flvxlan"},
+		{"bad", off, levelWarn, "flvxlan is off, because the self-test failed: the kernel or the card of eth0",
+			"systemctl stop fairlead; ip link delete flvxlan; systemctl start fairlead"},
 		{"unknown", off, levelOK, "flvxlan is off: by hand, or by a self-test before", ""},
 		{"", off, levelOK, "flvxlan is off: by hand, or by a self-test before", ""},
 	} {

@@ -54,7 +54,8 @@ func TestACardThatBreaksChecksumsIsFoundOutAndWorkedAround(t *testing.T) {
 	n, other := l.Node("n1"), l.Node("n3")
 	sw := l.Switches[0]
 	sw.Batch("link add card type veth peer name world", "link set n1 nomaster", "link set world master br0", "link set card up", "link set world up")
-	sw.Card("n1", "card").Set(nettest.Corrupting)
+	card := sw.Card("n1", "card")
+	card.Set(nettest.Corrupting)
 	l.Start()
 	c, far := n.Attach("n1a"), other.Attach("n3a")
 	far.Serve(far.IP4)
@@ -104,6 +105,13 @@ func TestACardThatBreaksChecksumsIsFoundOutAndWorkedAround(t *testing.T) {
 	if err := reaches(c, far.IP4); err != nil {
 		t.Error(err)
 	}
+
+	// The card is mended, and tested anew as the doctor says: without a daemon the device goes, and the next one makes it.
+	card.Set(nettest.Sound)
+	n.IP("link delete flvxlan")
+	n.Start()
+	n.WaitConverged(30 * time.Second)
+	tested(t, n, "good", offloaded)
 }
 
 func TestASelfTestThatPassesIsNotHeard(t *testing.T) {
