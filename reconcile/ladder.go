@@ -24,7 +24,7 @@ type Report struct {
 	Failures []Failure
 	Held     []string // tables whose pruning was put off
 
-	replaced bool // a row has been put in the place of another, or put back
+	replaced bool // a row was put in the place of another, or should have been, or was put back
 }
 
 // Failure is one row that could not be brought to what is wanted. An empty Key means the table itself.

@@ -169,6 +169,10 @@ func TestReadAheadIsReadAgainOnlyWhereItMayBeStale(t *testing.T) {
 			delete(f.rows, 2)
 			f.broken = map[int]error{2: errors.New("no")}
 		}, map[int]string{1: "a", 2: "b"}, 0, 0},
+		{"could not be replaced", func(f *fake) {
+			f.rows[2] = "x"
+			f.broken = map[int]error{2: errors.New("no")}
+		}, map[int]string{1: "a", 2: "b"}, 1, 0},
 		{"new", func(*fake) {}, map[int]string{1: "a", 2: "b", 3: "c"}, 0, 1},
 		{"not wanted any more", func(*fake) {}, map[int]string{1: "a"}, 0, 1},
 	} {

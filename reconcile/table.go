@@ -38,7 +38,7 @@ func (t *Table[K, V]) Rung(want map[K]V, keep func(K, V) bool) Rung {
 func (t *Table[K, V]) List(ctx context.Context) (map[K]V, error) { return t.target.List(ctx) }
 
 // Known is Rung for a table that this pass has read already. It is read again if have is nil, or if a row beneath has been
-// replaced or put back in this pass: what stood on the old one may have gone with it.
+// replaced or put back in this pass, or could not be replaced: what stood on the old one may have gone with it.
 func (t *Table[K, V]) Known(have, want map[K]V, keep func(K, V) bool) Rung {
 	return &rung[K, V]{Table: t, want: want, keep: keep, have: have}
 }
@@ -99,7 +99,9 @@ func (g *rung[K, V]) apply(ctx context.Context, puts map[K]V) map[K]error {
 // account counts the writes and tells repairs from news.
 func (g *rung[K, V]) account(r *Report, puts map[K]V, failed map[K]error) {
 	for k, v := range puts {
+		_, there := g.have[k]
 		if _, bad := failed[k]; bad {
+			r.replaced = r.replaced || there // it may have got as far as taking away the old one
 			continue
 		}
 		r.Writes[g.Table.name]++
@@ -108,7 +110,7 @@ func (g *rung[K, V]) account(r *Report, puts map[K]V, failed map[K]error) {
 			r.Repaired++
 			r.Mended[g.Table.name]++
 		}
-		if _, there := g.have[k]; there || settled {
+		if there || settled {
 			r.replaced = true
 		}
 	}
