@@ -116,7 +116,7 @@ func Plan(in Input) Rows {
 	}
 	r.rules(in)
 	r.sysctls(in)
-	slices.SortFunc(r.Paths, func(a, b Path) int { return comparePrefix(a.Prefix, b.Prefix) })
+	slices.SortFunc(r.Paths, func(a, b Path) int { return a.Prefix.Compare(b.Prefix) })
 	return r
 }
 
@@ -275,8 +275,4 @@ func family(p netip.Prefix) int {
 		return 0
 	}
 	return 1
-}
-
-func comparePrefix(a, b netip.Prefix) int {
-	return cmp.Or(a.Addr().Compare(b.Addr()), cmp.Compare(a.Bits(), b.Bits()))
 }

@@ -82,7 +82,7 @@ func subnets(owned []ownAddress, names links) []netip.Prefix {
 			all = append(all, o.subnet)
 		}
 	}
-	slices.SortFunc(all, comparePrefix)
+	slices.SortFunc(all, netip.Prefix.Compare)
 	return slices.Compact(all)
 }
 

@@ -77,6 +77,16 @@ func deviceOf(e Encap, end netip.Addr) string {
 	}
 }
 
+// EncapOf is how packets travel that leave by a link: Direct, unless it is a tunnel device of ours.
+func EncapOf(dev string) Encap {
+	for _, e := range tunnels() {
+		if dev == deviceOf(e, netip.IPv4Unspecified()) || dev == deviceOf(e, netip.IPv6Unspecified()) {
+			return e
+		}
+	}
+	return Direct
+}
+
 // linkAddress is what the neighbour of a tunnel device must have so that packets to it get to the tunnel end: for VXLAN
 // the MAC of the device there, for GRE the four bytes of the end's own address, with two zero bytes behind. An IPIP device
 // has no neighbours, since it sends to the gateway of the route (net/ipv4/ip_tunnel.c, ip_tunnel_xmit).
