@@ -24,7 +24,9 @@ at a time by TCP (reno); packets are UDP datagrams of 18 bytes, counted where th
 byte each, both ends on one processor. Processor time is that of the whole machine for a gigabyte of the stream.
 
 A cable of the test is memory: on the faster one nothing but the processors limits a stream, so every instruction on the
-path shows. The slower one is limited to the rate of a network card. To repeat: make bench-tunnel.
+path shows. The slower one is limited to the rate of a network card. Galaxy, the reference, publishes 0.94 for direct, 0.77
+for IPIP and 0.67 for VXLAN, as streams between real machines: the slower cable is what to hold against that. To repeat:
+make bench-tunnel.
 
 `
 
