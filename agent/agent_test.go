@@ -48,7 +48,7 @@ func TestTheNearGetRoutesAndTheFarATunnel(t *testing.T) {
 		"route 10.88.1.0/24 -> blackhole\n",
 		"route 10.88.2.0/24 -> via 192.0.2.2 dev eth0 src 192.0.2.1\n",
 		"route 10.88.3.0/24 -> via 198.51.100.3 dev flvxlan onlink src 192.0.2.1\n",
-		"rule 10.88.0.0/16 -> lookup 88 priority 8800\n",
+		"rule 10.88.1.0/24 -> lookup 88 priority 8800\n",
 		"sysctl net/ipv4/ip_forward -> 1\n",
 		"member 198.51.100.3 in fairlead-peers4",
 		"filter vxlan of IPv4 -> -p 17 -m udp --dport 4789 ",
