@@ -74,6 +74,11 @@ func (r *rows[K, V]) text(name string) []string {
 	return lines
 }
 
+// sets are those of a packet filter in memory, which nobody else changes.
+type sets struct{ rows[nat.Member, nat.Fault] }
+
+func (s *sets) Changed() <-chan struct{} { return nil }
+
 // filter is a packet filter in memory that nobody else changes.
 type filter struct{ rows[nat.RuleKey, nat.Rule] }
 
@@ -92,7 +97,7 @@ type world struct {
 	fdb        rows[tunnel.FDBKey, netip.Addr]
 	routes     rows[tunnel.RouteKey, tunnel.Route]
 	rules      rows[netip.Prefix, tunnel.Rule]
-	members    rows[nat.Member, nat.Fault]
+	members    sets
 	filter     filter
 
 	mu        sync.Mutex

@@ -19,9 +19,15 @@ type Kernel struct {
 	FDB        reconcile.Target[tunnel.FDBKey, netip.Addr]
 	Routes     reconcile.Target[tunnel.RouteKey, tunnel.Route]
 	Rules      reconcile.Target[netip.Prefix, tunnel.Rule]
-	Members    reconcile.Target[nat.Member, nat.Fault]
+	Members    Members
 	Filter     Filter
 	Insides    Insides
+}
+
+// Members is our sets of addresses, which our rules in the packet filter ask for.
+type Members interface {
+	reconcile.Target[nat.Member, nat.Fault]
+	Changed() <-chan struct{} // pokes when others changed them
 }
 
 // Filter is our rules in the host's packet filter.
@@ -57,7 +63,7 @@ type ladder struct {
 func newLadder(k Kernel, speaker Speaker, p *patrol) *ladder {
 	s := &parameters{of: k.Sysctls}
 	return &ladder{
-		members:    reconcile.NewTable("set", k.Members),
+		members:    reconcile.NewTable("set", reconcile.Target[nat.Member, nat.Fault](k.Members)),
 		filter:     reconcile.NewTable("filter", reconcile.Target[nat.RuleKey, nat.Rule](k.Filter)),
 		devices:    reconcile.NewTable("device", k.Devices),
 		endpoints:  reconcile.NewTable("endpoint", k.Endpoints).Alone(),

@@ -82,6 +82,10 @@ func (a *Agent) wait(ctx context.Context, kernel <-chan struct{}, w *waker, feed
 			if !w.now() {
 				continue
 			}
+		case <-a.room.Kernel.Members.Changed():
+			if !w.now() {
+				continue
+			}
 		}
 		return
 	}

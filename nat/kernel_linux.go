@@ -11,8 +11,10 @@ import (
 
 // Kernel reads and writes the packet filter of one network namespace: the one of the thread that opened it.
 type Kernel struct {
-	ns    int
-	inode uint64 // of the namespace
+	ns     int
+	inode  uint64         // of the namespace
+	end    chan struct{}  // closed with the kernel
+	others sync.WaitGroup // who look at the kernel beside the passes
 
 	mu   sync.Mutex
 	wire *wire   // under mu; nil until it is needed
@@ -31,13 +33,17 @@ func Open() (*Kernel, error) {
 		unix.Close(ns)
 		return nil, fmt.Errorf("identify network namespace: %w", err)
 	}
-	return &Kernel{ns: ns, inode: inode}, nil
+	return &Kernel{ns: ns, inode: inode, end: make(chan struct{})}, nil
 }
 
 const ownNamespace = "/proc/thread-self/ns/net"
 
 // Close lets go of it. What was written stays.
 func (k *Kernel) Close() error {
+	k.mu.Lock()
+	close(k.end)
+	k.mu.Unlock()
+	k.others.Wait() // they ask the kernel by the socket
 	k.mu.Lock()
 	wire, all := k.wire, k.news
 	k.wire, k.news = nil, nil
@@ -50,6 +56,17 @@ func (k *Kernel) Close() error {
 		errs = append(errs, n.close())
 	}
 	return errors.Join(append(errs, unix.Close(k.ns))...)
+}
+
+// beside runs fn, which returns soon after the end, in a goroutine of its own. After Close nothing is run.
+func (k *Kernel) beside(fn func(end <-chan struct{})) {
+	k.mu.Lock()
+	defer k.mu.Unlock()
+	select {
+	case <-k.end:
+	default:
+		k.others.Go(func() { fn(k.end) })
+	}
 }
 
 // inside runs fn on a thread in the kernel's namespace. A program that fn starts is in it too.

@@ -26,6 +26,14 @@ func (m Member) String() string {
 // whole tells the row of the set itself from the rows of what is in it.
 func (m Member) whole() bool { return m.IP.IsUnspecified() }
 
+// set is the row of the set that m is in, which m itself may be.
+func (m Member) set() Member {
+	if m.IP.Is4() {
+		return Member{m.Set, netip.IPv4Unspecified()}
+	}
+	return Member{m.Set, netip.IPv6Unspecified()}
+}
+
 func (m Member) check() error {
 	if !strings.HasPrefix(m.Set, setPrefix) || len(m.Set) > 31 {
 		return fmt.Errorf("the name %q is none of ours", m.Set)

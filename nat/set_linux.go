@@ -8,7 +8,8 @@ import (
 	"net/netip"
 	"slices"
 	"strings"
-	"sync/atomic"
+	"sync"
+	"time"
 
 	"github.com/vishvananda/netlink/nl"
 	"golang.org/x/sys/unix"
@@ -28,26 +29,35 @@ var errNoSets = errors.New(`this kernel has no sets of addresses: modprobe ip_se
 
 // Sets is the table of the members of our sets of addresses.
 type Sets struct {
-	k    *Kernel
-	size atomic.Int64 // of the latest listing: about as large will be the next
+	k       *Kernel
+	changed chan struct{}
+
+	mu   sync.Mutex
+	size int            // of the latest listing: about as large will be the next
+	held map[Member]int // members in each set as it was listed or left; nil when that may be wrong
+	tick *time.Ticker   // of who looks whether it is still so; nil when nobody does
 }
 
 // Sets is the table of the members of our sets of addresses.
-func (k *Kernel) Sets() *Sets { return &Sets{k: k} }
+func (k *Kernel) Sets() *Sets { return &Sets{k: k, changed: make(chan struct{}, 1)} }
 
 // List reads our sets and what is in them.
 func (t *Sets) List(ctx context.Context) (map[Member]Fault, error) {
+	t.mu.Lock()
+	defer t.mu.Unlock()
 	names, err := t.names(ctx)
 	if err != nil {
 		return nil, fmt.Errorf("read the names of sets: %w", err)
 	}
-	have := make(map[Member]Fault, t.size.Load())
+	have := make(map[Member]Fault, t.size)
 	for _, name := range names {
 		if err := t.read(ctx, name, have); err != nil {
 			return nil, fmt.Errorf("read set %s: %w", name, err)
 		}
 	}
-	t.size.Store(int64(len(have)))
+	t.size = len(have)
+	t.held = census(have)
+	t.watch()
 	return have, nil
 }
 
@@ -140,6 +150,8 @@ func (t *Sets) Delete(ctx context.Context, m Member) error {
 
 // Apply makes sets before it fills them, and empties them before it removes them.
 func (t *Sets) Apply(ctx context.Context, puts map[Member]Fault, deletes []Member) map[Member]error {
+	t.mu.Lock()
+	defer t.mu.Unlock()
 	failed := make(map[Member]error)
 	whole, members := apart(slices.Collect(maps.Keys(puts)), failed)
 	for _, m := range whole {
@@ -155,6 +167,8 @@ func (t *Sets) Apply(ctx context.Context, puts map[Member]Fault, deletes []Membe
 			failed[m] = err
 		}
 	}
+	t.keep(puts, deletes, failed)
+	t.watch()
 	return failed
 }
 

@@ -14,6 +14,7 @@ import (
 const (
 	shots      = 100 // forged packets at a time
 	forgedPort = 7700
+	unheard    = 2 * time.Second // in which a set that others changed, of which the kernel tells nobody, must be back
 )
 
 // siege is a lab with a container to be protected and a third host on the cable, which is no node.
@@ -100,6 +101,7 @@ func TestStrangersDoNotGetIntoTheTunnels(t *testing.T) {
 	}
 	t.Run("while no daemon runs", s.checkOrphaned)
 	t.Run("when the firewall is changed by hand", s.checkDrift)
+	t.Run("when the sets are changed by hand", s.checkSetDrift)
 	t.Run("unless everybody is let in", s.checkOpen)
 	t.Run("until it is uninstalled", func(t *testing.T) {
 		s.node.Fairlead("uninstall")
@@ -193,4 +195,32 @@ func (s *siege) checkDrift(t *testing.T) {
 		t.Logf("%s: mended in %v", hand, lasted)
 	}
 	s.checkShut(t)
+}
+
+// checkSetDrift has the sets emptied and changed, of which the kernel tells nobody. The daemon looks every second.
+func (s *siege) checkSetDrift(t *testing.T) {
+	const set4, set6 = "fairlead-peers4", "fairlead-peers6"
+	view := func() []string { return append(s.senders(set4), s.senders(set6)...) }
+	for _, hand := range []string{
+		"ipset flush", "ipset flush " + set6, "ipset del " + set4 + " " + s.Node("n3").Address4.String(),
+	} {
+		argv := strings.Fields(hand)
+		lasted := suffer(t, s.node, drift{what: hand, view: view, back: unheard, harm: func() { s.node.Run(argv...) }})
+		t.Logf("%s: mended in %v", hand, lasted)
+	}
+	before := view()
+	s.node.Run("ipset", "add", set4, "192.0.2.66")
+	nettest.Eventually(t, unheard, func() error {
+		if now := view(); !slices.Equal(before, now) {
+			return fmt.Errorf("the sets have %q, not %q", now, before)
+		}
+		return nil
+	})
+	s.checkShut(t)
+}
+
+// senders are the members of a set, in order.
+func (s *siege) senders(set string) []string {
+	_, list, _ := strings.Cut(s.node.Run("ipset", "list", set), "Members:\n")
+	return slices.Sorted(strings.Lines(list))
 }
