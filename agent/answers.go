@@ -96,8 +96,11 @@ func (a *Agent) problems(o *outcome, s *Status) []string {
 		}
 	}
 	for _, r := range o.desired.routes {
-		if r.Reason == reasonOwn || r.Reason == "" || r.Reason == reasonOutside || r.Reason == reasonDefault {
-			continue // a clash of blocks is named by the pool; the others are refused on purpose
+		switch r.Reason {
+		case "", reasonOutside, reasonDefault: // refused on purpose
+			continue
+		case reasonOwn, reasonMissing: // named with the cause already, by the pool and by the pass
+			continue
 		}
 		all = append(all, fmt.Sprintf("route %s via %s is not used: %s", r.Prefix, join(r.Via), r.Reason))
 	}

@@ -11,6 +11,7 @@ import (
 	"github.com/fairlead-net/fairlead/endpoint"
 	"github.com/fairlead-net/fairlead/ipam"
 	"github.com/fairlead-net/fairlead/nat"
+	"github.com/fairlead-net/fairlead/reconcile"
 	"github.com/fairlead-net/fairlead/tunnel"
 )
 
@@ -31,6 +32,7 @@ const (
 	reasonUnderlay = "underlay"
 	reasonOwn      = "own-block"
 	reasonWhole    = "whole-pool"
+	reasonMissing  = "not-in-kernel" // the kernel did not take it as it should be: what the pass failed at says why
 )
 
 func desire(in inputs) desired {
@@ -197,12 +199,30 @@ func (d *desired) show(nodes map[netip.Prefix]string) {
 			Node: nodes[p.Prefix], Installed: p.Reason == "", Reason: p.Reason,
 		})
 	}
-	slices.SortFunc(d.routes, func(a, b Route) int {
-		if c := a.Prefix.Addr().Compare(b.Prefix.Addr()); c != 0 {
-			return c
+	slices.SortFunc(d.routes, byPrefix)
+}
+
+func byPrefix(a, b Route) int { return a.Prefix.Compare(b.Prefix) }
+
+// lack marks the routes that the kernel does not have after a pass as it should. Of a table that could not be read none is
+// known to be there. A route whose device could not be made is reported too: it waits.
+func (d *desired) lack(r *reconcile.Report) {
+	bad := make(map[string]bool)
+	for _, f := range slices.Concat(r.Failures, r.Waiting) {
+		if f.Table == tableRoute {
+			bad[f.Key] = true
 		}
-		return a.Prefix.Bits() - b.Prefix.Bits()
-	})
+	}
+	if len(bad) == 0 {
+		return
+	}
+	for i := range d.routes {
+		p := &d.routes[i]
+		key := tunnel.RouteKey{Table: tunnel.Main, Prefix: p.Prefix}
+		if p.Installed && (bad[""] || bad[key.String()]) {
+			p.Installed, p.Reason = false, reasonMissing
+		}
+	}
 }
 
 // announcements are one aggregate for each block, from config and store alone, so that BGP never feeds itself. With each

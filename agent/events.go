@@ -70,7 +70,8 @@ type picture struct {
 // changes lists what is different after a pass, and what is told when that has been. It is a function of its arguments.
 //
 // A new daemon is quiet about what it finds as an earlier one left it: links that are there, routes that are in the
-// kernel as they should be. A thing is told when the kernel has it, and its end when the kernel has it no more.
+// kernel as they should be. An endpoint is told when the kernel has it, a route as it is listed, used or not, and the end of
+// either when the kernel has it no more.
 func changes(was picture, o *outcome, peers []bgp.PeerStatus) (picture, []Event) {
 	d := difference{o: o, was: was, is: was}
 	d.tellPeers(peers)

@@ -20,7 +20,6 @@ func (d *difference) tellRoutes() {
 		d.is.kept = maps.Clone(d.was.kept)
 	}
 	d.is.routes = make([]Route, 0, len(d.o.desired.routes))
-	byPrefix := func(a, b Route) int { return comparePrefix(a.Prefix, b.Prefix) }
 	merge(d.was.routes, d.o.desired.routes, byPrefix, func(old, now *Route) {
 		switch {
 		case now == nil:
@@ -45,12 +44,12 @@ func (o *outcome) left() map[netip.Prefix]tunnel.Route {
 	return rows
 }
 
-// goOn is about a route that was told of. While the kernel does not take what it should be now, nothing has changed.
+// goOn is about a route that was told of. While nobody can see what the kernel has, nothing has changed.
 func (d *difference) goOn(old, r Route) {
 	switch {
 	case sameRoute(old, r):
 		d.is.routes = append(d.is.routes, r)
-	case d.failed("route", r.Prefix.String()):
+	case d.failed(tableRoute, ""):
 		d.is.routes = append(d.is.routes, old)
 	default:
 		d.is.routes = append(d.is.routes, r)
@@ -71,9 +70,9 @@ func (d *difference) tellRoute(word string, r Route, before *Route) {
 func (d *difference) beginRoute(r Route) {
 	row, kept := d.is.kept[r.Prefix]
 	switch {
-	case d.failed("route", r.Prefix.String()), !r.Installed && !d.is.heard:
+	case d.failed(tableRoute, ""), !r.Installed && !d.is.heard:
 		return
-	case kept && sameRow(row, d.o.desired.Routes[tunnel.RouteKey{Table: tunnel.Main, Prefix: r.Prefix}]):
+	case kept && r.Reason != reasonMissing && sameRow(row, d.o.desired.Routes[tunnel.RouteKey{Table: tunnel.Main, Prefix: r.Prefix}]):
 	case kept:
 		before := showRow(r.Prefix, row)
 		d.tellRoute(eventChanged, r, &before)
@@ -95,7 +94,7 @@ func (d *difference) endRoute(r Route) {
 
 // endKept is about what an earlier daemon left and no peer has told of when all have told what they know.
 func (d *difference) endKept() {
-	for _, p := range slices.SortedFunc(maps.Keys(d.is.kept), comparePrefix) {
+	for _, p := range slices.SortedFunc(maps.Keys(d.is.kept), netip.Prefix.Compare) {
 		if d.unrouted(p) {
 			d.tellRoute(eventRemoved, showRow(p, d.is.kept[p]), nil)
 			delete(d.is.kept, p)
@@ -105,7 +104,7 @@ func (d *difference) endKept() {
 
 // unrouted tells whether a route that is not wanted has left the kernel.
 func (d *difference) unrouted(p netip.Prefix) bool {
-	return (d.o.in.complete || d.o.in.uninstall) && d.pruned("route", p.String())
+	return (d.o.in.complete || d.o.in.uninstall) && d.pruned(tableRoute, p.String())
 }
 
 // sameRoute leaves out whose route it is: the name comes after the route, and does not move a packet.
@@ -122,24 +121,10 @@ func sameRow(a, b tunnel.Route) bool {
 
 // showRow is a route as far as the kernel shows it.
 func showRow(p netip.Prefix, row tunnel.Route) Route {
-	r := Route{Prefix: p, Encap: string(tunnel.Direct), MTU: row.MTU, Installed: true}
+	r := Route{Prefix: p, MTU: row.MTU, Installed: true}
 	for _, h := range row.Used() {
 		r.Via, r.Dev = append(r.Via, h.Via), h.Dev
 	}
-	switch r.Dev {
-	case tunnel.DeviceVXLAN, tunnel.DeviceVXLAN6:
-		r.Encap = string(tunnel.VXLAN)
-	case tunnel.DeviceIPIP:
-		r.Encap = string(tunnel.IPIP)
-	case tunnel.DeviceGRE:
-		r.Encap = string(tunnel.GRE)
-	}
+	r.Encap = string(tunnel.EncapOf(r.Dev))
 	return r
-}
-
-func comparePrefix(a, b netip.Prefix) int {
-	if c := a.Addr().Compare(b.Addr()); c != 0 {
-		return c
-	}
-	return a.Bits() - b.Bits()
 }

@@ -140,13 +140,17 @@ func TestWhatIsTold(t *testing.T) {
 			{func(s *scene) { s.hear("10.88.2.0/24 eth0 192.0.2.2") }, "route-added 10.88.2.0/24 direct eth0 192.0.2.2"},
 			{func(s *scene) { s.hear("10.88.2.0/24 eth0 192.0.2.2"); s.routes[0].Node = "n2" }, ""},
 		},
-		"a route is told of when the kernel has it, and its end when it has not": {
+		"a route is told of as used when the kernel has it, and its end when it has not": {
 			{nil, ""},
-			{func(s *scene) { s.hear("10.88.2.0/24 eth0 192.0.2.2"); s.fail("route", "10.88.2.0/24") }, ""},
+			{func(s *scene) { s.hear("10.88.2.0/24 eth0 192.0.2.2"); s.fail("route", "") }, ""},
+			{func(s *scene) { s.wrong = nil; s.fail("route", "10.88.2.0/24") }, "route-added 10.88.2.0/24 not-in-kernel"},
+			{nil, ""},
 			{func(s *scene) { s.wrong = nil; s.fail("route", "") }, ""},
-			{func(s *scene) { s.wrong = nil }, "route-added 10.88.2.0/24 direct eth0 192.0.2.2"},
-			{func(s *scene) { s.hear("10.88.2.0/24 eth1 192.0.2.2"); s.fail("route", "10.88.2.0/24") }, ""},
-			{func(s *scene) { s.wrong = nil }, "route-changed 10.88.2.0/24: direct eth0 192.0.2.2 -> direct eth1 192.0.2.2"},
+			{func(s *scene) { s.wrong = nil; s.fail("route", "10.88.3.0/24") },
+				"route-changed 10.88.2.0/24: not-in-kernel -> direct eth0 192.0.2.2"},
+			{func(s *scene) { s.hear("10.88.2.0/24 eth1 192.0.2.2"); s.wrong = nil; s.fail("route", "10.88.2.0/24") },
+				"route-changed 10.88.2.0/24: direct eth0 192.0.2.2 -> not-in-kernel"},
+			{func(s *scene) { s.wrong = nil }, "route-changed 10.88.2.0/24: not-in-kernel -> direct eth1 192.0.2.2"},
 			{func(s *scene) { s.hear(); s.held = []string{"route"} }, ""},
 			{func(s *scene) { s.held, s.deaf = nil, true }, ""},
 			{func(s *scene) { s.deaf = false; s.fail("route", "10.88.2.0/24") }, ""},
@@ -172,6 +176,14 @@ func TestWhatIsTold(t *testing.T) {
 			{nil, ""},
 			{func(s *scene) { s.deaf = true }, ""}, // a peer was added by a reload
 			{func(s *scene) { s.hear(append([]string{"0.0.0.0/0 default-route"}, announced(s)...)...) }, "route-added 0.0.0.0/0 default-route"},
+		},
+		"a new daemon that can not put back a route that it finds": {
+			{func(s *scene) {
+				s.kernel = map[string]string{"10.88.2.0/24": "eth0 192.0.2.2"}
+				s.hear("10.88.2.0/24 eth0 192.0.2.2")
+				s.fail("route", "10.88.2.0/24")
+			}, "route-changed 10.88.2.0/24: direct eth0 192.0.2.2 -> not-in-kernel"},
+			{func(s *scene) { s.wrong = nil }, "route-changed 10.88.2.0/24: not-in-kernel -> direct eth0 192.0.2.2"},
 		},
 		"sessions": {
 			{func(s *scene) { s.peers = []bgp.PeerStatus{peer("192.0.2.2", "idle", 0), peer("192.0.2.3", "idle", 0)} }, ""},

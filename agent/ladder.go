@@ -60,6 +60,9 @@ type ladder struct {
 	speaker    Speaker
 }
 
+// tableRoute is what reports call the table of routes.
+const tableRoute = "route"
+
 func newLadder(k Kernel, speaker Speaker, p *patrol) *ladder {
 	s := &parameters{of: k.Sysctls}
 	return &ladder{
@@ -71,7 +74,7 @@ func newLadder(k Kernel, speaker Speaker, p *patrol) *ladder {
 		sysctls:    reconcile.NewTable("sysctl", reconcile.Target[string, string](s)).Alone(),
 		neighbours: reconcile.NewTable("neighbour", k.Neighbours),
 		fdb:        reconcile.NewTable("fdb", k.FDB),
-		routes:     reconcile.NewTable("route", k.Routes),
+		routes:     reconcile.NewTable(tableRoute, k.Routes),
 		rules:      reconcile.NewTable("rule", k.Rules),
 		patrol:     p,
 		parameters: s,

@@ -165,6 +165,7 @@ func (a *Agent) converge(ctx context.Context) outcome {
 		maps.DeleteFunc(o.desired.Sysctls, func(path, _ string) bool { _, kept := in.known[path]; return !kept })
 	}
 	o.report = a.ladder.apply(ctx, o.desired, in.have, in.complete || in.uninstall)
+	o.desired.lack(o.report)
 	if err := a.shadows(ctx, o.desired.routes); err != nil {
 		o.err = err
 	}
