@@ -29,6 +29,7 @@ type inputs struct {
 	complete  bool // every peer has told all it knows, or was waited for long enough
 	settled   bool // complete, or long enough since the start to choose a block
 	underlay  tunnel.Underlay
+	instead   tunnel.Underlay            // by the default route, while the node's address is gone
 	partners  map[tunnel.Source]struct{} // far ends of tunnels that are not ours
 	hops      map[netip.Addr]tunnel.Hop
 	have      tables                  // what the kernel has of ours
@@ -107,16 +108,17 @@ func (a *Agent) readUnderlay(ctx context.Context, in *inputs) error {
 	if err == nil {
 		u.Tunnels, err = a.room.Underlay.Supports(ctx, in.cfg.Tunnel.Mode.Tunnels())
 	}
-	if err != nil {
-		a.mu.Lock()
-		u = a.state.last.in.underlay
-		a.mu.Unlock()
-		in.fault = fmt.Errorf("read underlay: %w", err)
-		if !u.Address.IsValid() && !in.uninstall {
-			return in.fault
-		}
+	if err == nil {
+		in.underlay = u
+		return nil
 	}
-	in.underlay = u
+	a.mu.Lock()
+	in.underlay = a.state.last.in.underlay
+	a.mu.Unlock()
+	in.fault = fmt.Errorf("read underlay: %w", a.seek(ctx, in, err))
+	if !in.underlay.Address.IsValid() && !in.uninstall {
+		return in.fault
+	}
 	return nil
 }
 

@@ -15,6 +15,7 @@ import (
 type settler struct {
 	*world
 	t     *testing.T
+	agent *agent.Agent
 	ended chan error
 }
 
@@ -26,21 +27,28 @@ func settleDown(t *testing.T, change func(*agent.Config)) *settler {
 	cfg := config("10.88.1.0/24")
 	cfg.Node.Follow = true
 	change(&cfg)
-	a := prepare(t, s.world, cfg, &source{cfg: cfg})
-	ctx, stop := context.WithCancel(context.Background())
-	go func() { s.ended <- a.Run(ctx) }()
-	t.Cleanup(stop)
-	eventually(t, "the node is ready", func() bool { return a.Status().Ready })
+	s.run(cfg)
+	eventually(t, "the node is ready", func() bool { return s.agent.Status().Ready })
 	if !strings.Contains(s.routes.text("")[1], "src 192.0.2.1") {
 		t.Fatalf("the route has no source: %q", s.routes.text(""))
 	}
 	return s
 }
 
-// has gives the host another address in place of all that it had.
-func (s *settler) has(address string) {
+func (s *settler) run(cfg agent.Config) {
+	s.t.Helper()
+	s.agent = prepare(s.t, s.world, cfg, &source{cfg: cfg})
+	ctx, stop := context.WithCancel(context.Background())
+	go func() { s.ended <- s.agent.Run(ctx) }()
+	s.t.Cleanup(stop)
+}
+
+// has gives the host's first link another address in place of all that the host had.
+func (s *settler) has(address string) { s.hasOn("eth0", address) }
+
+func (s *settler) hasOn(dev, address string) {
 	s.mu.Lock()
-	s.underlay.Address = netip.MustParseAddr(address)
+	s.underlay.Dev, s.underlay.Address = dev, netip.MustParseAddr(address)
 	s.mu.Unlock()
 }
 
@@ -58,6 +66,19 @@ func (s *settler) stays() {
 	s.look()
 	if len(s.ended) > 0 {
 		s.t.Fatalf("the agent has ended: %v", <-s.ended)
+	}
+}
+
+// moves waits for the end.
+func (s *settler) moves() {
+	s.t.Helper()
+	select {
+	case err := <-s.ended:
+		if !errors.Is(err, agent.ErrMoved) {
+			s.t.Errorf("the agent ends with %v", err)
+		}
+	case <-time.After(5 * time.Second):
+		s.t.Error("the agent goes on")
 	}
 }
 
@@ -82,14 +103,7 @@ func TestTheAgentEndsWhenTheHostHasAnotherAddressForASecond(t *testing.T) {
 	s.stays()
 	s.clock.advance(100 * time.Millisecond)
 	poke(s.rib)
-	select {
-	case err := <-s.ended:
-		if !errors.Is(err, agent.ErrMoved) {
-			t.Errorf("the agent ends with %v", err)
-		}
-	case <-time.After(5 * time.Second):
-		t.Error("the agent goes on")
-	}
+	s.moves()
 	if !strings.Contains(s.text(), "announce 10.88.1.0/24 via 192.0.2.1") {
 		t.Errorf("left behind:\n%s", s.text())
 	}
@@ -102,14 +116,57 @@ func TestTheAgentLooksAgainByItself(t *testing.T) {
 	s.has("192.0.2.9")
 	s.stays()
 	s.clock.advance(2 * time.Second)
-	select {
-	case err := <-s.ended:
-		if !errors.Is(err, agent.ErrMoved) {
-			t.Errorf("the agent ends with %v", err)
-		}
-	case <-time.After(3 * time.Second):
-		t.Error("the agent waits for somebody to poke it")
+	s.moves()
+}
+
+// TestTheAgentWaitsForTheLinkThatHadTheAddress: another uplink stands in for the first, and the others do not know its
+// address.
+func TestTheAgentWaitsForTheLinkThatHadTheAddress(t *testing.T) {
+	s := settleDown(t, func(*agent.Config) {})
+	a := s.agent
+	problem := func() string { return strings.Join(a.Status().Problems, "\n") }
+	s.hasOn("eth1", "198.51.100.1")
+	s.stays()
+	for range 3 {
+		s.clock.advance(time.Minute)
+		s.stays()
 	}
+	for _, words := range []string{"it was on eth0", "198.51.100.1 on eth1", "set [node] address and restart"} {
+		if a.Status().Ready || !strings.Contains(problem(), words) {
+			t.Errorf("ready %v, and the problem does not name %q: %s", a.Status().Ready, words, problem())
+		}
+	}
+	s.has("192.0.2.1")
+	s.stays()
+	if status := a.Status(); !status.Ready || len(status.Problems) > 0 {
+		t.Errorf("the address is back; ready %v, problems %q", status.Ready, status.Problems)
+	}
+	if rows := s.routes.text(""); !strings.Contains(rows[1], "src 192.0.2.1") {
+		t.Errorf("the route has no source: %q", rows)
+	}
+	s.hasOn("eth1", "198.51.100.1")
+	s.stays()
+	s.clock.advance(time.Minute)
+	s.has("192.0.2.9") // the first link has its new address later than the second uplink has the default route
+	s.stays()
+	s.clock.advance(900 * time.Millisecond)
+	s.stays()
+	s.clock.advance(100 * time.Millisecond)
+	poke(s.rib)
+	s.moves()
+}
+
+// TestTheAgentFollowsAnAddressThatItHasNeverSeen: it went while the daemon started, so no link is known for it.
+func TestTheAgentFollowsAnAddressThatItHasNeverSeen(t *testing.T) {
+	s := &settler{world: newWorld(), t: t, ended: make(chan error, 1)}
+	s.clock.advance(0)
+	s.hasOn("eth1", "198.51.100.1")
+	cfg := config("10.88.1.0/24")
+	cfg.Node.Follow = true
+	s.run(cfg)
+	s.stays()
+	s.clock.advance(time.Second)
+	s.moves()
 }
 
 func TestTheAgentStaysWhereItIs(t *testing.T) {

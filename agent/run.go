@@ -119,7 +119,7 @@ func (a *Agent) pass(ctx context.Context, w *waker) error {
 	a.news.tell(&o, a.room.Speaker)
 	w.passed = time.Now()
 	w.plan(o.clean(), a.again(&o))
-	if err := a.follow(ctx, &o.in); err != nil {
+	if err := a.follow(&o.in); err != nil {
 		return err
 	}
 	if a.move.to.IsValid() {
