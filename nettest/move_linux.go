@@ -3,6 +3,7 @@ package nettest
 import (
 	"fmt"
 	"path/filepath"
+	"strings"
 )
 
 // Unplug takes the host's cable out of its switch; Plug puts it back.
@@ -43,12 +44,35 @@ func (n *Node) Renumber(number int) {
 // readdress takes the addresses and routes of eth0 away and sets those of another place.
 func (n *Node) readdress(subnet, number int) {
 	n.lab.t.Helper()
-	n.IP("-4 addr flush dev eth0")
-	n.IP("-6 addr flush dev eth0 scope global")
-	n.IP("-6 route flush dev eth0 proto boot") // the kernel keeps them when the address goes
+	n.Unaddress()
 	n.Subnet = subnet
 	n.Address4, n.Address6 = n.lab.address(n.Host, "eth0", subnet, number)
 	n.DefaultRoutes()
+}
+
+// Unaddress takes the addresses and routes of eth0 away, as a network manager does when the cable is out. Renumber is its
+// end.
+func (n *Node) Unaddress() {
+	n.lab.t.Helper()
+	n.IP("-4 addr flush dev eth0")
+	n.IP("-6 addr flush dev eth0 scope global")
+	n.IP("-6 route flush dev eth0 proto boot") // the kernel keeps them when the address goes
+}
+
+// Unlink takes the first link away, and tells its hardware address.
+func (n *Node) Unlink() (mac string) {
+	n.lab.t.Helper()
+	_, rest, _ := strings.Cut(n.IP("-oneline link show dev eth0"), "link/ether ")
+	mac, _, _ = strings.Cut(rest, " ")
+	n.IP("link del eth0")
+	return mac
+}
+
+// Link is the end of Unlink: the link is made again under its name, as the card that it was. Renumber gives it addresses.
+func (n *Node) Link(mac string) {
+	n.lab.t.Helper()
+	n.lab.connect(n.Host, "eth0", n.Subnet, n.Name)
+	n.IP("link set eth0 address " + mac)
 }
 
 // AddUplink gives the host a second link, eth1, into another subnet, with addresses of its number there.
@@ -56,6 +80,13 @@ func (n *Node) AddUplink(subnet int) {
 	n.lab.t.Helper()
 	n.lab.connect(n.Host, "eth1", subnet, n.Name+"b")
 	n.lab.address(n.Host, "eth1", subnet, numberOf(n.Name))
+}
+
+// DefaultByUplink adds default routes by the second link, into that subnet, which count as long as the first has none.
+func (n *Node) DefaultByUplink(subnet int) {
+	n.lab.t.Helper()
+	n.Batch(fmt.Sprintf("route add default via %s dev eth1 metric 7000", number4(subnet, 254)),
+		fmt.Sprintf("-6 route add default via %s dev eth1 metric 7000", number6(subnet, 254)))
 }
 
 // CutUplink takes the second link away.

@@ -195,6 +195,97 @@ func TestAConfiguredAddressThatVanishesIsAFaultAndNoMove(t *testing.T) {
 	}
 }
 
+// adrift is an error unless the daemon says that the address is gone, what the host would use, and what to do.
+func adrift(n *nettest.Node, address, instead netip.Addr) error {
+	var s agent.Status
+	if err := n.Get("status", &s); err != nil {
+		return err
+	}
+	text := strings.Join(s.Problems, "\n")
+	for _, words := range []string{address.String(), "was on eth0", instead.String() + " on eth1", "set [node] address and restart"} {
+		if !strings.Contains(text, words) {
+			return fmt.Errorf("%s does not say %q: %q", n.Name, words, text)
+		}
+	}
+	return nil
+}
+
+// between probes the containers of a host from one of another, in both families, and back.
+func between(a, b *nettest.Container) error {
+	for _, c := range [][2]*nettest.Container{{a, b}, {b, a}} {
+		for _, to := range c[1].Addresses() {
+			if err := reaches(c[0], to); err != nil {
+				return err
+			}
+		}
+	}
+	return nil
+}
+
+func TestAHostWithASecondUplinkWaitsForTheAddressOfTheFirst(t *testing.T) {
+	l := running(t, nettest.LabOptions{
+		Nodes: []string{"n1", "n2", "n3"}, Pools: []string{pool4, pool6}, RPFilter: 2,
+	}) // with a hold time so short that no session outlives a loss
+	n, was, uplink := l.Node("n1"), l.Node("n1").Address4, netip.MustParseAddr("198.51.100.1")
+	n.AddUplink(1)
+	n.DefaultByUplink(1)
+	all := []*nettest.Container{n.Attach("n1c"), l.Node("n2").Attach("n2a"), l.Node("n3").Attach("n3a")}
+	for _, c := range all {
+		for _, a := range c.Addresses() {
+			c.Serve(a)
+		}
+	}
+	back := func(what string) {
+		t.Helper()
+		took := nettest.Eventually(t, 5*time.Second, func() error { return at(n, was) })
+		for _, node := range l.Nodes {
+			took += node.WaitConverged(10 * time.Second)
+		}
+		for _, far := range all[1:] {
+			took += nettest.Eventually(t, 5*time.Second, func() error { return between(all[0], far) })
+		}
+		t.Logf("%s: all is back after %v", what, took)
+	}
+	here, log := pair(n), n.Log()
+	back("a second uplink")
+	mac := ""
+	for _, loss := range []struct {
+		what       string
+		lose, mend func()
+	}{
+		{"the address", n.Unaddress, func() {}},
+		{"the link", func() { mac = n.Unlink() }, func() { n.Link(mac) }},
+	} {
+		loss.lose()
+		nettest.Eventually(t, 5*time.Second, func() error { return adrift(n, was, uplink) })
+		time.Sleep(3 * time.Second) // in which a daemon that follows to any link would have
+		if err := adrift(n, was, uplink); err != nil {
+			t.Fatal(err)
+		}
+		loss.mend()
+		n.Renumber(1)
+		back(loss.what + " was gone for three seconds")
+	}
+	for _, got := range tallies(here) {
+		if err := brief(got, blink); err != nil {
+			t.Error(err)
+		}
+	}
+	if said := strings.TrimPrefix(n.Log(), log); strings.Contains(said, "anew") || strings.Contains(said, "fairlead runs") {
+		t.Errorf("the daemon says: %s", said)
+	}
+
+	n.Unaddress() // and a new address of the first link is followed, though the other one's is there before it
+	nettest.Eventually(t, 5*time.Second, func() error { return adrift(n, was, uplink) })
+	n.Renumber(41)
+	for _, other := range others(l, n) {
+		other.WriteConfig(other.Config())
+		other.Fairlead("reload")
+	}
+	was = n.Address4
+	back("the first link has a new address")
+}
+
 // encaps is an error unless the host says that it reaches the other one's blocks in these two ways, over IPv4 and IPv6.
 func encaps(t *testing.T, n, other *nettest.Node, want4, want6 string) error {
 	t.Helper()
