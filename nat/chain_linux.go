@@ -40,6 +40,7 @@ type Chain struct {
 type reading[V any] struct {
 	rows map[RuleKey]V // nil when it may be wrong
 	at   time.Time
+	hung error // why there is nothing, when it took too long
 }
 
 // tally is what the rules have counted. A pass never waits for who reads it.
@@ -48,8 +49,11 @@ type tally struct {
 	last atomic.Pointer[reading[uint64]]
 }
 
-// countAge is how long the counters are believed, whoever asks and however often.
-const countAge = 2 * time.Second
+const (
+	countAge = 2 * time.Second // for which the counters are believed, whoever asks and however often
+	runsTime = 8 * time.Second // for all runs of iptables that one call makes: a pass must not outlast the watchdog
+	restTime = 5 * time.Second // after a reading that took longer, for which the others of the same pass do not try again
+)
 
 // Input is the chain that drops packets to this host. What was read of it is believed for as long as age.
 func (k *Kernel) Input(age time.Duration) *Chain {
@@ -62,24 +66,39 @@ func (k *Kernel) Input(age time.Duration) *Chain {
 // first List, and where the old back end of iptables is in use.
 func (c *Chain) Changed() <-chan struct{} { return c.changed }
 
-// List reads the rules. Where the chain is not in order, each has a fault, and Apply mends all.
+// List reads the rules. Where the chain is not in order, each has a fault, and Apply mends all. When iptables hangs, the
+// error comes after some seconds (it wraps context.DeadlineExceeded), and again at once to who asks soon after.
 func (c *Chain) List(ctx context.Context) (map[RuleKey]Rule, error) {
 	c.mu.Lock()
 	defer c.mu.Unlock()
 	if c.news != nil && c.news.concern(c.name, c.hook) {
 		c.last.rows = nil
 	}
-	if c.last.rows == nil || time.Since(c.last.at) >= c.age {
-		if err := c.k.inside(func() error { return c.look(ctx) }); err != nil {
+	since := time.Since(c.last.at)
+	if c.last.hung != nil && since < restTime {
+		return nil, c.last.hung
+	}
+	if c.last.rows == nil || since >= c.age {
+		if err := c.within(ctx, c.look); err != nil {
+			if ctx.Err() == nil && errors.Is(err, context.DeadlineExceeded) {
+				c.last = reading[Rule]{at: time.Now(), hung: err}
+			}
 			return nil, err
 		}
 	}
 	return maps.Clone(c.last.rows), nil
 }
 
+// within has fn run iptables in the kernel's namespace, for a bounded time in all.
+func (c *Chain) within(ctx context.Context, fn func(context.Context) error) error {
+	ctx, cancel := context.WithTimeout(ctx, runsTime)
+	defer cancel()
+	return c.k.inside(func() error { return fn(ctx) })
+}
+
 // look reads the rules of both families. What changes while it reads makes it be read again.
 func (c *Chain) look(ctx context.Context) error {
-	c.last.rows = nil
+	c.last = reading[Rule]{}
 	c.tally.last.Store(new(reading[uint64])) // rules that were put anew count from zero
 	now, rows := time.Now(), make(map[RuleKey]Rule)
 	for _, family := range families() {
@@ -96,7 +115,7 @@ func (c *Chain) look(ctx context.Context) error {
 		}
 		maps.Copy(rows, s.rows(c.name))
 	}
-	c.last = reading[Rule]{rows, now}
+	c.last = reading[Rule]{rows: rows, at: now}
 	return nil
 }
 
@@ -141,7 +160,7 @@ func (c *Chain) Apply(ctx context.Context, puts map[RuleKey]Rule, deletes []Rule
 	c.mu.Lock()
 	defer c.mu.Unlock()
 	failed := make(map[RuleKey]error)
-	err := c.k.inside(func() error {
+	err := c.within(ctx, func(ctx context.Context) error {
 		for _, family := range families() {
 			o := order{family: family, puts: make(map[string]Rule)}
 			o.take(puts, deletes)
@@ -172,8 +191,8 @@ func (c *Chain) Dropped(ctx context.Context) (map[RuleKey]uint64, error) {
 	defer c.tally.mu.Unlock()
 	last := c.tally.last.Load()
 	if last == nil || last.rows == nil || time.Since(last.at) >= countAge {
-		fresh := &reading[uint64]{make(map[RuleKey]uint64), time.Now()}
-		if err := c.k.inside(func() error { return c.count(ctx, fresh.rows) }); err != nil {
+		fresh := &reading[uint64]{rows: make(map[RuleKey]uint64), at: time.Now()}
+		if err := c.within(ctx, func(ctx context.Context) error { return c.count(ctx, fresh.rows) }); err != nil {
 			return nil, fmt.Errorf("read the counters of %s: %w", c.name, err)
 		}
 		c.tally.last.CompareAndSwap(last, fresh) // not when rules were put meanwhile

@@ -15,10 +15,9 @@ import (
 
 const (
 	table    = "filter"
-	lockTime = "2"              // seconds to wait for the lock of the old back end; the loop tries again
-	runTime  = 10 * time.Second // for a run of iptables to end: one that hangs must not hold up the pass for ever
-	pipeTime = time.Second      // for what it started to let go of its output after it was ended
-	exitBusy = 4                // of iptables: the lock, or another resource, was not to be had
+	lockTime = "2"         // seconds to wait for the lock of the old back end; the loop tries again
+	pipeTime = time.Second // for what it started to let go of its output after it was ended
+	exitBusy = 4           // of iptables: the lock, or another resource, was not to be had
 )
 
 // refusal is a run of iptables that ended by itself, but without success.
@@ -32,11 +31,9 @@ func (r *refusal) Error() string {
 	return fmt.Sprintf("run %s: exit status %d: %s", r.command, r.status, r.said)
 }
 
-// run has iptables do something with our table and returns the lines that it prints. When ctx ends, or too much time has
-// passed, it is killed: what it changes it changes at once or not at all. The error is a refusal where it said no.
+// run has iptables do something with our table and returns the lines that it prints. When ctx ends it is killed:
+// what it changes it changes at once or not at all. The error is a refusal where it said no.
 func (t *tool) run(ctx context.Context, args ...string) (printed []string, err error) {
-	ctx, cancel := context.WithTimeout(ctx, runTime)
-	defer cancel()
 	var out, said bytes.Buffer
 	cmd := exec.CommandContext(ctx, t.path, append([]string{"-w", lockTime, "-t", table}, args...)...)
 	cmd.Stdout, cmd.Stderr, cmd.WaitDelay = &out, &said, pipeTime

@@ -77,11 +77,14 @@ func (t *tool) state(ctx context.Context, chain, hook string) (s state, err erro
 		return s, explain(err)
 	}
 	if other := t.other(); other != nil {
-		if _, err := other.list(ctx, chain); err == nil {
+		switch _, err := other.list(ctx, chain); {
+		case err == nil:
 			s.stray = other.name
+		case ctx.Err() != nil:
+			return s, err
 		}
 	}
-	return s, ctx.Err()
+	return s, nil
 }
 
 // seek finds out whether there is a chain that can not be printed: without it, nobody could ask for a jump there.
