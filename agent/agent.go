@@ -41,7 +41,7 @@ type Underlay interface {
 	Shadowed(ctx context.Context, ours []netip.Prefix) (map[netip.Prefix]string, error)
 	ReadSysctl(path string) (string, error)
 	Swept(path string) (map[string]string, error) // other kernel parameters that writing this one changes
-	Watch(ctx context.Context) (<-chan struct{}, error)
+	Watch(ctx context.Context) (tunnel.Pokes, error)
 }
 
 // Rooms are what the agent works with.

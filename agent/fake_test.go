@@ -294,7 +294,7 @@ func (b beneath) ReadSysctl(string) (string, error) {
 }
 
 func (b beneath) Swept(string) (map[string]string, error)                   { return nil, nil }
-func (b beneath) Watch(context.Context) (<-chan struct{}, error)            { return b.news, nil }
+func (b beneath) Watch(context.Context) (tunnel.Pokes, error)               { return tunnel.Pokes{Own: b.news}, nil }
 func (b beneath) Inspect(context.Context, []endpoint.Row) ([]string, error) { return nil, nil }
 func (b beneath) Mend(context.Context, endpoint.Row) error                  { return nil }
 

@@ -15,7 +15,8 @@ import (
 
 const (
 	undoPatience = 10 * time.Second       // to take back what could not be finished
-	calm         = 200 * time.Millisecond // from a pass to one that kernel events ask for: our own writes are events too
+	calm         = 200 * time.Millisecond // from a pass to one that events of our objects ask for: our own writes are events too
+	breath       = 50 * time.Millisecond  // from a pass to one that events of the network beneath ask for
 	firstRetry   = 250 * time.Millisecond
 	longestRetry = 30 * time.Second
 	housekeeping = 3 // times that a pass reads again because its own chores changed the store
@@ -57,7 +58,7 @@ func (a *Agent) Run(ctx context.Context) error {
 }
 
 // wait sleeps until a pass is due. The loop that does the work is also the one that feeds the watchdog.
-func (a *Agent) wait(ctx context.Context, kernel <-chan struct{}, w *waker, feed *time.Ticker) {
+func (a *Agent) wait(ctx context.Context, kernel tunnel.Pokes, w *waker, feed *time.Ticker) {
 	for {
 		select {
 		case <-ctx.Done():
@@ -73,17 +74,21 @@ func (a *Agent) wait(ctx context.Context, kernel <-chan struct{}, w *waker, feed
 		case <-w.retry.C:
 		case <-w.tick.C:
 		case <-w.later.C:
-		case <-kernel:
+		case <-kernel.Own:
 			a.patrol.ask()
-			if !w.now() {
+			if !w.now(calm) {
+				continue
+			}
+		case <-kernel.Beneath:
+			if !w.now(breath) {
 				continue
 			}
 		case <-a.room.Kernel.Filter.Changed():
-			if !w.now() {
+			if !w.now(calm) {
 				continue
 			}
 		case <-a.room.Kernel.Members.Changed():
-			if !w.now() {
+			if !w.now(calm) {
 				continue
 			}
 		}
@@ -95,6 +100,7 @@ func (a *Agent) wait(ctx context.Context, kernel <-chan struct{}, w *waker, feed
 func (a *Agent) pass(ctx context.Context, w *waker) error {
 	begun := time.Now()
 	w.later.Stop() // what it would look at is looked at now
+	w.due = time.Time{}
 	o := a.converge(ctx)
 	if ctx.Err() != nil {
 		return nil // half a pass because of the end is nobody's failure
@@ -123,7 +129,7 @@ func (a *Agent) pass(ctx context.Context, w *waker) error {
 		return err
 	}
 	if a.move.to.IsValid() {
-		w.later.Reset(a.move.left(a.room.Now()))
+		w.by(time.Now().Add(a.move.left(a.room.Now())))
 	}
 	w.tick.Reset(a.interval())
 	if errors.Is(o.problem(), store.ErrUnsure) {
@@ -231,6 +237,7 @@ type waker struct {
 	tick  *time.Ticker
 	retry *time.Timer
 	later *time.Timer   // a pass that a kernel event asked for too early
+	due   time.Time     // when later goes off; zero: never
 	wait  time.Duration // before the next retry
 
 	passed time.Time // when the latest pass ended
@@ -264,15 +271,22 @@ func (w *waker) plan(clean bool, again time.Duration) {
 	}
 }
 
-// now tells whether a kernel event leads to a pass at once. Soon after a pass the event is most likely an echo of what
-// that pass wrote, so a pass is planned instead, which any other pass before it makes needless.
-func (w *waker) now() bool {
-	since := time.Since(w.passed)
-	if since < calm {
-		w.later.Reset(calm - since)
-		return false
+// now tells whether a kernel event leads to a pass at once. Soon after a pass an event of our own objects is most likely an
+// echo of what that pass wrote, so a pass is planned instead, which any other pass before it makes needless.
+func (w *waker) now(rest time.Duration) bool {
+	if time.Since(w.passed) >= rest {
+		return true
 	}
-	return true
+	w.by(w.passed.Add(rest))
+	return false
+}
+
+// by plans a pass for a time, unless one is planned for an earlier one.
+func (w *waker) by(at time.Time) {
+	if w.due.IsZero() || at.Before(w.due) {
+		w.due = at
+		w.later.Reset(time.Until(at))
+	}
 }
 
 // ticker is a ticker that never ticks when the interval is 0.

@@ -63,7 +63,7 @@ func (w *watcher) readErrors(ctx context.Context, file *os.File) {
 		case <-ctx.Done():
 			return
 		case <-time.After(quiet):
-			w.poke()
+			w.beneath.poke()
 		}
 	}
 }

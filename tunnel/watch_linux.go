@@ -15,32 +15,39 @@ import (
 const (
 	watchRoom = 4 << 20 // bytes of the receive buffer
 	quiet     = 100 * time.Millisecond
+	gather    = 20 * time.Millisecond // for what comes together, as the routes of a link that comes up
 )
 
-// Watch pokes when something in the kernel changes that can concern us, until ctx ends. The channel has capacity 1.
+// Pokes say that something has changed, each channel with a capacity of 1.
+type Pokes struct {
+	// Own is about our own objects. Soon after a change that we made it may be the echo of that.
+	Own <-chan struct{}
+	// Beneath is about links, addresses and routes of others, never an echo.
+	Beneath <-chan struct{}
+}
+
+// Watch pokes when something in the kernel changes that can concern us, until ctx ends.
 //
 // What touches our own objects, links and addresses pokes at once. Foreign routes, which may change by the thousand but
 // may also be the way to a peer, forwarding and rp_filter (the kernel tells of no other parameters), and events of the
-// namespaces that our links lead to poke at most every 100 ms. What we wrote ourselves does not poke, nor do neighbours that
+// namespaces that our links lead to poke after 20 ms, and then at most every 100 ms. What we wrote ourselves does not poke, nor do neighbours that
 // the kernel resolves. An overflow of the socket pokes too, since something was missed. So does a router's word that a
 // packet of this host was too big. It needs CAP_NET_BROADCAST to hear other namespaces, and CAP_NET_RAW to hear routers.
-func (k *Kernel) Watch(ctx context.Context) (<-chan struct{}, error) {
-	return k.watch(ctx, watchRoom)
-}
+func (k *Kernel) Watch(ctx context.Context) (Pokes, error) { return k.watch(ctx, watchRoom) }
 
-func (k *Kernel) watch(ctx context.Context, room int) (<-chan struct{}, error) {
+func (k *Kernel) watch(ctx context.Context, room int) (Pokes, error) {
 	var fd int
 	err := k.inside(func() (err error) {
 		fd, err = subscribe(room)
 		return err
 	})
 	if err != nil {
-		return nil, fmt.Errorf("watch the kernel: %w", err)
+		return Pokes{}, fmt.Errorf("watch the kernel: %w", err)
 	}
-	w := &watcher{k: k, file: os.NewFile(uintptr(fd), "netlink"), pokes: make(chan struct{}, 1)}
+	w := &watcher{k: k, file: os.NewFile(uintptr(fd), "netlink"), own: newBell(), beneath: newBell()}
 	if err := errors.Join(w.learn(ctx), w.hearErrors(ctx)); err != nil {
 		w.file.Close()
-		return nil, err
+		return Pokes{}, err
 	}
 	stop := context.AfterFunc(ctx, func() { w.file.Close() })
 	go func() {
@@ -48,7 +55,7 @@ func (k *Kernel) watch(ctx context.Context, room int) (<-chan struct{}, error) {
 		defer w.file.Close()
 		w.run(ctx)
 	}()
-	return w.pokes, nil
+	return Pokes{Own: w.own.pokes, Beneath: w.beneath.pokes}, nil
 }
 
 func subscribe(room int) (int, error) {
@@ -90,16 +97,57 @@ type urgency int
 
 const (
 	never urgency = iota
-	later         // with others, after the quiet time
+	later         // with others that come soon
 	now
 )
 
-type watcher struct {
-	k       *Kernel
-	file    *os.File
+// bell pokes, at once or for all that comes soon.
+type bell struct {
 	pokes   chan struct{}
-	ours    map[int]bool // the indexes of our links
 	delayed *time.Timer
+	next    time.Time // when the delayed poke goes off, or went off
+}
+
+func newBell() *bell {
+	b := &bell{pokes: make(chan struct{}, 1)}
+	b.delayed = time.AfterFunc(time.Hour, b.poke)
+	b.delayed.Stop()
+	return b
+}
+
+func (b *bell) poke() {
+	select {
+	case b.pokes <- struct{}{}:
+	default:
+	}
+}
+
+// ring pokes as soon as u asks for. Delayed pokes are the quiet time apart.
+func (b *bell) ring(u urgency) {
+	switch now := time.Now(); {
+	case u == later && now.After(b.next):
+		b.next = b.next.Add(quiet)
+		if soon := now.Add(gather); b.next.Before(soon) {
+			b.next = soon
+		}
+		b.delayed.Reset(time.Until(b.next))
+	case u > later:
+		b.poke()
+	}
+}
+
+type watcher struct {
+	k            *Kernel
+	file         *os.File
+	own, beneath *bell
+	ours         map[int]bool // the indexes of our links
+}
+
+// verdict is how urgent what an event is about is.
+type verdict struct{ own, beneath urgency }
+
+func (v verdict) with(o verdict) verdict {
+	return verdict{max(v.own, o.own), max(v.beneath, o.beneath)}
 }
 
 // learn reads which links are ours. It comes after the subscription, so none is missed.
@@ -118,13 +166,11 @@ func (w *watcher) learn(ctx context.Context) error {
 }
 
 func (w *watcher) run(ctx context.Context) {
-	w.delayed = time.AfterFunc(time.Hour, w.poke)
-	w.delayed.Stop()
-	defer w.delayed.Stop()
-	armed := time.Time{} // when the delayed poke goes off
+	defer w.own.delayed.Stop()
+	defer w.beneath.delayed.Stop()
 	buf, control := make([]byte, bufferSize), make([]byte, 64)
 	for ctx.Err() == nil {
-		u, err := w.receive(buf, control)
+		v, err := w.receive(buf, control)
 		if err != nil {
 			// An overflow, as a rule, and more will follow. Which links are ours may be among what was missed; if they can
 			// not be read now, link events poke anyway.
@@ -134,30 +180,18 @@ func (w *watcher) run(ctx context.Context) {
 			case <-time.After(quiet):
 			}
 			_ = w.learn(ctx)
-			u = now
+			v = verdict{beneath: now}
 		}
-		switch {
-		case u == now:
-			w.poke()
-		case u == later && time.Now().After(armed):
-			armed = time.Now().Add(quiet)
-			w.delayed.Reset(quiet)
-		}
-	}
-}
-
-func (w *watcher) poke() {
-	select {
-	case w.pokes <- struct{}{}:
-	default:
+		w.own.ring(v.own)
+		w.beneath.ring(v.beneath)
 	}
 }
 
 // receive reads one datagram and judges what is in it.
-func (w *watcher) receive(buf, control []byte) (u urgency, err error) {
+func (w *watcher) receive(buf, control []byte) (v verdict, err error) {
 	raw, err := w.file.SyscallConn()
 	if err != nil {
-		return never, err
+		return v, err
 	}
 	var n, oob int
 	var failed error
@@ -166,13 +200,13 @@ func (w *watcher) receive(buf, control []byte) (u urgency, err error) {
 		return failed != unix.EAGAIN && failed != unix.EINTR
 	})
 	if err := errors.Join(err, failed); err != nil {
-		return never, err
+		return v, err
 	}
 	elsewhere := foreignNamespace(control[:oob])
 	for m := range split(buf[:n]) {
-		u = max(u, w.judge(m, elsewhere))
+		v = v.with(w.judge(m, elsewhere))
 	}
-	return u, nil
+	return v, nil
 }
 
 // foreignNamespace tells whether a datagram comes from another namespace: only then does it bear that one's number.
@@ -189,44 +223,55 @@ func foreignNamespace(control []byte) bool {
 	return false
 }
 
-func (w *watcher) judge(m message, elsewhere bool) urgency {
+func (w *watcher) judge(m message, elsewhere bool) verdict {
 	switch m.kind {
 	case unix.RTM_NEWLINK, unix.RTM_DELLINK:
 		if elsewhere {
-			return later
+			return verdict{own: later}
 		}
-		w.track(m)
-		return now
+		return w.judgeLink(m)
 	case unix.RTM_NEWADDR, unix.RTM_DELADDR:
 		if elsewhere {
-			return later
+			return verdict{own: later}
 		}
-		return now
+		return w.judgeAddress(m)
 	case unix.RTM_NEWNEIGH, unix.RTM_DELNEIGH:
-		return w.judgeNeighbour(m, elsewhere)
+		return verdict{own: w.judgeNeighbour(m, elsewhere)}
 	case unix.RTM_NEWROUTE, unix.RTM_DELROUTE, unix.RTM_NEWRULE, unix.RTM_DELRULE:
 		return w.judgeRoute(m, elsewhere)
 	case unix.RTM_NEWNETCONF:
 		if elsewhere {
-			return never
+			return verdict{}
 		}
-		return later // one write to forwarding is an event for every link
+		return verdict{own: later} // one write to forwarding is an event for every link
 	default:
-		return never
+		return verdict{}
 	}
 }
 
-// track follows which links are ours.
-func (w *watcher) track(m message) {
+// judgeLink follows which links are ours, too.
+func (w *watcher) judgeLink(m message) verdict {
 	if len(m.body) < unix.SizeofIfInfomsg || m.body[0] == unix.AF_BRIDGE {
-		return
+		return verdict{own: now}
 	}
 	l := parseLink(m.body)
+	known := w.ours[l.index]
 	if m.kind == unix.RTM_NEWLINK && ourLink(l.name) {
 		w.ours[l.index] = true
-		return
+		return verdict{own: now}
 	}
 	delete(w.ours, l.index)
+	if known {
+		return verdict{own: now}
+	}
+	return verdict{beneath: now}
+}
+
+func (w *watcher) judgeAddress(m message) verdict {
+	if len(m.body) >= unix.SizeofIfAddrmsg && w.ours[int(binary.NativeEndian.Uint32(m.body[4:]))] {
+		return verdict{own: now}
+	}
+	return verdict{beneath: now}
 }
 
 // judgeNeighbour takes notice of permanent entries and of entries that end. The rest is the kernel resolving addresses.
@@ -248,22 +293,22 @@ func (w *watcher) judgeNeighbour(m message, elsewhere bool) urgency {
 	}
 }
 
-func (w *watcher) judgeRoute(m message, elsewhere bool) urgency {
+func (w *watcher) judgeRoute(m message, elsewhere bool) verdict {
 	if len(m.body) < unix.SizeofRtMsg {
-		return never
+		return verdict{}
 	}
 	rule := m.kind == unix.RTM_NEWRULE || m.kind == unix.RTM_DELRULE
 	cached := !rule && binary.NativeEndian.Uint32(m.body[8:])&unix.RTM_F_CLONED != 0
 	switch {
 	case cached:
-		return never
+		return verdict{}
 	case elsewhere:
-		return later
+		return verdict{own: later}
 	case m.pid == w.k.conn.pid:
-		return never
+		return verdict{}
 	case rule || m.body[5] == Protocol:
-		return now
+		return verdict{own: now}
 	default:
-		return later
+		return verdict{beneath: later}
 	}
 }

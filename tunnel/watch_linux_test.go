@@ -12,7 +12,7 @@ import (
 )
 
 // watch starts a watch whose first pokes, from what went on before, are over.
-func watch(t *testing.T, h host) <-chan struct{} {
+func watch(t *testing.T, h host) tunnel.Pokes {
 	t.Helper()
 	ctx, _ := background(t)
 	pokes, err := h.k.Watch(ctx)
@@ -22,10 +22,12 @@ func watch(t *testing.T, h host) <-chan struct{} {
 }
 
 // calm waits until there has been no poke for 300 ms and returns how many there were before.
-func calm(pokes <-chan struct{}) (n int) {
+func calm(pokes tunnel.Pokes) (n int) {
 	for {
 		select {
-		case <-pokes:
+		case <-pokes.Own:
+			n++
+		case <-pokes.Beneath:
 			n++
 		case <-time.After(300 * time.Millisecond):
 			return n
@@ -33,9 +35,11 @@ func calm(pokes <-chan struct{}) (n int) {
 	}
 }
 
-func poked(pokes <-chan struct{}) bool {
+func poked(pokes tunnel.Pokes) bool {
 	select {
-	case <-pokes:
+	case <-pokes.Own:
+		return true
+	case <-pokes.Beneath:
 		return true
 	case <-time.After(2 * time.Second):
 		return false
