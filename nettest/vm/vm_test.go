@@ -17,7 +17,7 @@ const (
 	restart = "^(TestKillingAndRestartingDaemonsLosesNoPacketAndFlapsNoRoute|TestAllDaemonsMayBeKilledAtOnce)$"
 	drift   = "^TestWhateverIsDeletedByHandComesBack$"
 	sizes   = "^TestANarrowLinkInTheMidstIsNoBlackHole$"
-	guard   = "^TestStrangersDoNotGetIntoTheTunnels$"
+	guard   = "^TestStrangersDoNotGetIntoTheTunnels$/^(while|unless|until)" // what others change is the same with every tunnel
 
 	auto = "TUNNEL_MODE=auto TUNNEL_ACROSS=ipip SLOWNESS=10"
 	ipip = "TUNNEL_MODE=ipip TUNNEL_ACROSS=ipip SLOWNESS=10"
@@ -43,7 +43,6 @@ var machines = []struct {
 	{"stories", []job{
 		{name: "reachability, ipip", room: "nettest/story", tests: reach, env: ipip, limit: 6 * time.Minute},
 		{name: "reachability, auto", room: "nettest/story", tests: reach, env: auto, limit: 6 * time.Minute},
-		{name: "reachability, gre", room: "nettest/story", tests: reach, env: gre, limit: 6 * time.Minute},
 		{name: "sizes, gre", room: "nettest/story", tests: sizes, env: gre, limit: 4 * time.Minute},
 		{name: "restart, ipip", room: "nettest/story", tests: restart, env: ipipProbed, limit: 8 * time.Minute},
 		{name: "restart, auto", room: "nettest/story", tests: restart, env: autoProbed, limit: 8 * time.Minute},
