@@ -31,19 +31,11 @@ func TestADeadHostsRoutesGoInTimeAndComeBackWithIt(t *testing.T) {
 			t.Logf("gone after %v", time.Since(cut))
 			dead.Plug()
 			back := time.Now()
-			late := 0
 			for _, n := range others(l, dead) {
 				for _, p := range blocks {
-					nettest.Eventually(t, 6*time.Second-time.Since(back), func() error { return known(n, p) })
+					nettest.Eventually(t, 3*time.Second-time.Since(back), func() error { return known(n, p) })
 				}
-				took := time.Since(back)
-				t.Logf("back on %s after %v", n.Name, took)
-				if took > nettest.Patience(3*time.Second) {
-					late++
-				}
-			}
-			if late > 1 { // one attempt to connect may be lost: GoBGP takes up to 3 s until the next one
-				t.Errorf("%d of %d hosts know it again only after more than 3 s", late, len(l.Nodes)-1)
+				t.Logf("back on %s after %v", n.Name, time.Since(back))
 			}
 			nettest.Eventually(t, 3*time.Second, func() error { return reaches(here, there.IP4) })
 			nettest.Eventually(t, 3*time.Second, func() error { return reaches(here, there.IP6) })

@@ -60,7 +60,7 @@ func TestFlappingLinksLeaveNoStaleRouteAndCostLittleMoreThanTheFlaps(t *testing.
 		for _, peer := range peers {
 			for i, a := range containers[peer].Addresses() {
 				nettest.Eventually(t, 5*time.Second, func() error { return reaches(containers[from.Name], a) })
-				probes = append(probes, containers[from.Name].Probe(a, []int{250, 100}[i])) // less of IPv6: both take the same ways
+				probes = append(probes, containers[from.Name].Probe(a, []int{1000, 250}[i])) // less of IPv6: both take the same ways
 			}
 		}
 	}
