@@ -19,9 +19,9 @@ const (
 	sizes   = "^TestANarrowLinkInTheMidstIsNoBlackHole$"
 	guard   = "^TestStrangersDoNotGetIntoTheTunnels$/^(while|unless|until)" // what others change is the same with every tunnel
 
-	auto = "TUNNEL_MODE=auto TUNNEL_ACROSS=ipip SLOWNESS=10"
-	ipip = "TUNNEL_MODE=ipip TUNNEL_ACROSS=ipip SLOWNESS=10"
-	gre  = "TUNNEL_MODE=gre TUNNEL_ACROSS=gre SLOWNESS=10"
+	auto = "TUNNEL_MODE=auto TUNNEL_ACROSS=ipip SLOWNESS=6"
+	ipip = "TUNNEL_MODE=ipip TUNNEL_ACROSS=ipip SLOWNESS=6"
+	gre  = "TUNNEL_MODE=gre TUNNEL_ACROSS=gre SLOWNESS=6"
 	// A probe's packet that is there and back takes 1 to 2 ms: with 40 a second of each the daemons have time left.
 	autoProbed = "TUNNEL_MODE=auto TUNNEL_ACROSS=ipip SLOWNESS=25"
 	ipipProbed = "TUNNEL_MODE=ipip TUNNEL_ACROSS=ipip SLOWNESS=25"
@@ -43,6 +43,7 @@ var machines = []struct {
 	{"stories", []job{
 		{name: "reachability, ipip", room: "nettest/story", tests: reach, env: ipip, limit: 6 * time.Minute},
 		{name: "reachability, auto", room: "nettest/story", tests: reach, env: auto, limit: 6 * time.Minute},
+		{name: "reachability, gre", room: "nettest/story", tests: reach, env: gre, limit: 6 * time.Minute},
 		{name: "sizes, gre", room: "nettest/story", tests: sizes, env: gre, limit: 4 * time.Minute},
 		{name: "restart, ipip", room: "nettest/story", tests: restart, env: ipipProbed, limit: 8 * time.Minute},
 		{name: "restart, auto", room: "nettest/story", tests: restart, env: autoProbed, limit: 8 * time.Minute},
