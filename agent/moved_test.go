@@ -98,15 +98,21 @@ func TestTheAgentEndsWhenTheHostHasAnotherAddressForASecond(t *testing.T) {
 	s.has("192.0.2.1")
 	s.stays()
 	s.has("192.0.2.10")
+	s.movesAfterASecond()
+	if !strings.Contains(s.text(), "announce 10.88.1.0/24 via 192.0.2.1") {
+		t.Errorf("left behind:\n%s", s.text())
+	}
+}
+
+// movesAfterASecond holds the agent to following an address that it has just got, after a second and not before.
+func (s *settler) movesAfterASecond() {
+	s.t.Helper()
 	s.stays()
 	s.clock.advance(900 * time.Millisecond)
 	s.stays()
 	s.clock.advance(100 * time.Millisecond)
 	poke(s.rib)
 	s.moves()
-	if !strings.Contains(s.text(), "announce 10.88.1.0/24 via 192.0.2.1") {
-		t.Errorf("left behind:\n%s", s.text())
-	}
 }
 
 // TestTheAgentLooksAgainByItself: nothing may poke after the address has changed.
@@ -148,12 +154,7 @@ func TestTheAgentWaitsForTheLinkThatHadTheAddress(t *testing.T) {
 	s.stays()
 	s.clock.advance(time.Minute)
 	s.has("192.0.2.9") // the first link has its new address later than the second uplink has the default route
-	s.stays()
-	s.clock.advance(900 * time.Millisecond)
-	s.stays()
-	s.clock.advance(100 * time.Millisecond)
-	poke(s.rib)
-	s.moves()
+	s.movesAfterASecond()
 }
 
 // TestTheAgentFollowsAnAddressThatItHasNeverSeen: it went while the daemon started, so no link is known for it.
