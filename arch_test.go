@@ -42,7 +42,7 @@ var doors = []struct {
 	{module: "github.com/pelletier/go-toml", rooms: []string{"config"}},
 	{module: "github.com/spf13/cobra", rooms: []string{"cli"}},
 	{module: "github.com/coreos/go-iptables", rooms: []string{"nat"}, linux: true},
-	{module: "github.com/cilium/ebpf", rooms: []string{"fastpath"}},
+	{module: "github.com/cilium/ebpf", rooms: []string{"nat", "fastpath"}},
 	{module: "github.com/vishvananda", rooms: []string{"tunnel", "endpoint", "nat", "fastpath", "cli"}, linux: true},
 }
 

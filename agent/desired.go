@@ -20,7 +20,7 @@ type desired struct {
 	tunnel.Rows
 	endpoints map[string]endpoint.Row
 	members   map[nat.Member]nat.Fault // who may send into the tunnels
-	filter    map[nat.RuleKey]nat.Rule // what keeps others from it
+	filter    map[nat.EntryKey]nat.Entry // what keeps others from it
 	announce  []bgp.Announcement
 	routes    []Route // every route heard, used or not
 }

@@ -80,12 +80,12 @@ type sets struct{ rows[nat.Member, nat.Fault] }
 func (s *sets) Changed() <-chan struct{} { return nil }
 
 // filter is a packet filter in memory that nobody else changes.
-type filter struct{ rows[nat.RuleKey, nat.Rule] }
+type filter struct{ rows[nat.EntryKey, nat.Entry] }
 
 func (f *filter) Changed() <-chan struct{} { return nil }
 
-func (f *filter) Dropped(context.Context) (map[nat.RuleKey]uint64, error) {
-	return map[nat.RuleKey]uint64{{Name: "vxlan", Family: 4}: 7}, nil
+func (f *filter) Dropped(context.Context) (map[nat.EntryKey]uint64, error) {
+	return map[nat.EntryKey]uint64{{Name: "vxlan", Family: 4}: 7}, nil
 }
 
 // world is a whole host in memory: kernel, peers and underlay.

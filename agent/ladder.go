@@ -32,9 +32,9 @@ type Members interface {
 
 // Filter is our rules in the host's packet filter.
 type Filter interface {
-	reconcile.Target[nat.RuleKey, nat.Rule]
+	reconcile.Target[nat.EntryKey, nat.Entry]
 	Changed() <-chan struct{} // pokes when others changed it
-	Dropped(ctx context.Context) (map[nat.RuleKey]uint64, error)
+	Dropped(ctx context.Context) (map[nat.EntryKey]uint64, error)
 }
 
 // Insides looks into the endpoints' namespaces, which the host's tables do not show.
@@ -46,7 +46,7 @@ type Insides interface {
 // ladder is the order of the tables: puts climb it, prunes descend it.
 type ladder struct {
 	members    *reconcile.Table[nat.Member, nat.Fault]
-	filter     *reconcile.Table[nat.RuleKey, nat.Rule]
+	filter     *reconcile.Table[nat.EntryKey, nat.Entry]
 	devices    *reconcile.Table[string, tunnel.Device]
 	endpoints  *reconcile.Table[string, endpoint.Row]
 	insides    *reconcile.Table[string, endpoint.Row]
@@ -67,7 +67,7 @@ func newLadder(k Kernel, speaker Speaker, p *patrol) *ladder {
 	s := &parameters{of: k.Sysctls}
 	return &ladder{
 		members:    reconcile.NewTable("set", reconcile.Target[nat.Member, nat.Fault](k.Members)),
-		filter:     reconcile.NewTable("filter", reconcile.Target[nat.RuleKey, nat.Rule](k.Filter)),
+		filter:     reconcile.NewTable("filter", reconcile.Target[nat.EntryKey, nat.Entry](k.Filter)),
 		devices:    reconcile.NewTable("device", k.Devices),
 		endpoints:  reconcile.NewTable("endpoint", k.Endpoints).Alone(),
 		insides:    reconcile.NewTable("inside", reconcile.Target[string, endpoint.Row](p)).Alone(),
@@ -85,7 +85,7 @@ func newLadder(k Kernel, speaker Speaker, p *patrol) *ladder {
 // tables is what the kernel has of ours, but for kernel parameters. A table that could not be read is nil.
 type tables struct {
 	members    map[nat.Member]nat.Fault
-	filter     map[nat.RuleKey]nat.Rule
+	filter     map[nat.EntryKey]nat.Entry
 	devices    map[string]tunnel.Device
 	endpoints  map[string]endpoint.Row
 	neighbours map[tunnel.NeighKey]tunnel.MAC
@@ -115,7 +115,7 @@ func (l *ladder) apply(ctx context.Context, d desired, have tables, complete boo
 	defer l.patrol.settle()
 	return reconcile.Climb(ctx,
 		l.members.Known(have.members, d.members, func(nat.Member, nat.Fault) bool { return !complete }),
-		l.filter.Known(have.filter, d.filter, func(nat.RuleKey, nat.Rule) bool { return !complete }),
+		l.filter.Known(have.filter, d.filter, func(nat.EntryKey, nat.Entry) bool { return !complete }),
 		l.devices.Known(have.devices, d.Devices, func(name string, _ tunnel.Device) bool { return early(name) }),
 		l.sysctls.Rung(d.Sysctls, nil),
 		l.endpoints.Known(have.endpoints, d.endpoints, nil),

@@ -28,7 +28,7 @@ func probeGuard() string {
 	}
 	chain := k.Input(0)
 	for key, g := range tunnel.Guards(devices) {
-		err = errors.Join(err, chain.Put(ctx, nat.RuleKey{Name: string(key.Encap), Family: key.Family}, nat.RuleOf(g.Spec(key))))
+		err = errors.Join(err, chain.Put(ctx, nat.EntryKey{Name: string(key.Encap), Family: key.Family}, nat.Drop(g.Spec(key))))
 	}
 	if err != nil {
 		return err.Error()

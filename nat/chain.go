@@ -7,33 +7,35 @@ import (
 	"strings"
 )
 
-// RuleKey names a rule of ours: a word for what it is about, which it bears as its comment, and the family of packets.
-type RuleKey struct {
+// EntryKey names a rule of ours: a word for what it is about, which it bears as its comment, and the family of packets.
+type EntryKey struct {
 	Name   string
 	Family int // 4 or 6
 }
 
-func (k RuleKey) String() string { return fmt.Sprintf("%s of IPv%d", k.Name, k.Family) }
+func (k EntryKey) String() string { return fmt.Sprintf("%s of IPv%d", k.Name, k.Family) }
 
 func families() []int { return []int{4, 6} }
 
-// Rule is a rule of the packet filter that drops packets.
-type Rule struct {
-	Spec  string // which ones, in the words of iptables(8), as RuleOf leaves them
+// Entry is a rule of the packet filter that has a name.
+type Entry struct {
+	Spec  string // which packets and what becomes of them, in the words of iptables(8), as EntryOf leaves them
 	Fault Fault  // what else is wrong with it
 }
 
-func (r Rule) String() string {
+func (r Entry) String() string {
 	if r.Fault == "" {
 		return r.Spec
 	}
 	return fmt.Sprintf("%s (%s)", r.Spec, r.Fault)
 }
 
-// RuleOf is the rule that drops the packets of a spec, such as `-p 4 -d 192.0.2.1/32 -m set ! --match-set a src`. A spec
-// must be written as iptables itself prints it, but for the numbers of protocols, or the rule is never found as it was
-// put.
-func RuleOf(spec string) Rule { return Rule{Spec: join(number(words(spec)))} }
+// EntryOf is the rule of a spec, such as `-p 4 -d 192.0.2.1/32 -m set ! --match-set a src -j DROP`. A spec must be written
+// as iptables itself prints it, but for the numbers of protocols, or the rule is never found as it was put.
+func EntryOf(spec string) Entry { return Entry{Spec: join(number(words(spec)))} }
+
+// Drop is the rule that drops the packets of a spec that names no target.
+func Drop(spec string) Entry { return EntryOf(spec + " -j DROP") }
 
 // leftover is the name of the row that stands for what is in a chain of ours and can not be a rule of ours.
 const leftover = "leftover"
@@ -41,26 +43,23 @@ const leftover = "leftover"
 // line is a rule as iptables prints it, but for the chain that it is in.
 type line []string
 
-// named are the words that make a rule with a name.
-func (r Rule) named(name string) line {
-	return append(line(words(r.Spec)), "-m", "comment", "--comment", name, "-j", "DROP")
+// named are the words that make a rule with a name, which stands before the target.
+func (r Entry) named(name string) line {
+	spec := words(r.Spec)
+	at := max(0, slices.Index(spec, "-j"))
+	return slices.Insert(line(spec), at, "-m", "comment", "--comment", name)
 }
 
-// rule reads a line of a chain of ours. What drops nothing or has no name is none of our rules.
-func (l line) rule() (name string, r Rule, ours bool) {
-	n := len(l)
-	if n < 2 || l[n-2] != "-j" || l[n-1] != "DROP" {
-		return "", Rule{}, false
-	}
-	rest := slices.Clone(l[:n-2])
-	for i := 0; i+3 < len(rest); i++ {
-		if slices.Equal(rest[i:i+3], []string{"-m", "comment", "--comment"}) {
-			name = rest[i+3]
-			rest = slices.Delete(rest, i, i+4)
-			return name, Rule{Spec: join(number(rest))}, name != ""
+// rule reads a line of a chain of ours. What has no target or no name is none of our rules.
+func (l line) rule() (name string, r Entry, ours bool) {
+	target := slices.Index(l, "-j")
+	for i := 0; i+4 <= target; i++ {
+		if slices.Equal(l[i:i+3], []string{"-m", "comment", "--comment"}) {
+			rest := slices.Delete(slices.Clone(l), i, i+4)
+			return l[i+3], Entry{Spec: join(number(rest))}, l[i+3] != ""
 		}
 	}
-	return "", Rule{}, false
+	return "", Entry{}, false
 }
 
 // counted reads a rule of ours that was printed with its counters, `-c PACKETS BYTES`.
@@ -214,8 +213,8 @@ func (s state) fault(chain string) Fault {
 }
 
 // rows are the rules of ours, or the one row of what is left over.
-func (s state) rows(chain string) map[RuleKey]Rule {
-	rows := make(map[RuleKey]Rule)
+func (s state) rows(chain string) map[EntryKey]Entry {
+	rows := make(map[EntryKey]Entry)
 	if s.there == missing && s.stray == "" {
 		return rows
 	}
@@ -223,11 +222,11 @@ func (s state) rows(chain string) map[RuleKey]Rule {
 	for _, l := range s.rules {
 		if name, r, ours := l.rule(); ours {
 			r.Fault = fault
-			rows[RuleKey{name, s.family}] = r
+			rows[EntryKey{name, s.family}] = r
 		}
 	}
 	if len(rows) == 0 {
-		rows[RuleKey{leftover, s.family}] = Rule{Fault: "leftover"}
+		rows[EntryKey{leftover, s.family}] = Entry{Fault: "leftover"}
 	}
 	return rows
 }

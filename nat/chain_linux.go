@@ -31,14 +31,14 @@ type Chain struct {
 	mu        sync.Mutex
 	tools     map[int]*tool
 	news      *news
-	last      reading[Rule]
+	last      reading[Entry]
 	displaced []time.Time
 	tally     tally
 }
 
 // reading is something of each rule as it was read last.
 type reading[V any] struct {
-	rows map[RuleKey]V // nil when it may be wrong
+	rows map[EntryKey]V // nil when it may be wrong
 	at   time.Time
 	hung error // why there is nothing, when it took too long
 }
@@ -68,7 +68,7 @@ func (c *Chain) Changed() <-chan struct{} { return c.changed }
 
 // List reads the rules. Where the chain is not in order, each has a fault, and Apply mends all. When iptables hangs, the
 // error comes after some seconds (it wraps context.DeadlineExceeded), and again at once to who asks soon after.
-func (c *Chain) List(ctx context.Context) (map[RuleKey]Rule, error) {
+func (c *Chain) List(ctx context.Context) (map[EntryKey]Entry, error) {
 	c.mu.Lock()
 	defer c.mu.Unlock()
 	if c.news != nil && c.news.concern(c.name, c.hook) {
@@ -81,7 +81,7 @@ func (c *Chain) List(ctx context.Context) (map[RuleKey]Rule, error) {
 	if c.last.rows == nil || since >= c.age {
 		if err := c.within(ctx, c.look); err != nil {
 			if ctx.Err() == nil && errors.Is(err, context.DeadlineExceeded) {
-				c.last = reading[Rule]{at: time.Now(), hung: err}
+				c.last = reading[Entry]{at: time.Now(), hung: err}
 			}
 			return nil, err
 		}
@@ -98,9 +98,9 @@ func (c *Chain) within(ctx context.Context, fn func(context.Context) error) erro
 
 // look reads the rules of both families. What changes while it reads makes it be read again.
 func (c *Chain) look(ctx context.Context) error {
-	c.last = reading[Rule]{}
+	c.last = reading[Entry]{}
 	c.tally.last.Store(new(reading[uint64])) // rules that were put anew count from zero
-	now, rows := time.Now(), make(map[RuleKey]Rule)
+	now, rows := time.Now(), make(map[EntryKey]Entry)
 	for _, family := range families() {
 		t, err := c.tool(ctx, family)
 		if errors.Is(err, exec.ErrNotFound) {
@@ -115,7 +115,7 @@ func (c *Chain) look(ctx context.Context) error {
 		}
 		maps.Copy(rows, s.rows(c.name))
 	}
-	c.last = reading[Rule]{rows: rows, at: now}
+	c.last = reading[Entry]{rows: rows, at: now}
 	return nil
 }
 
@@ -143,26 +143,26 @@ func (c *Chain) tool(ctx context.Context, family int) (*tool, error) {
 }
 
 // Put makes a rule, and mends the chain where it is not in order.
-func (c *Chain) Put(ctx context.Context, k RuleKey, r Rule) error {
-	return c.Apply(ctx, map[RuleKey]Rule{k: r}, nil)[k]
+func (c *Chain) Put(ctx context.Context, k EntryKey, r Entry) error {
+	return c.Apply(ctx, map[EntryKey]Entry{k: r}, nil)[k]
 }
 
 // Delete removes a rule, and the chain with the last one.
-func (c *Chain) Delete(ctx context.Context, k RuleKey) error {
-	return c.Apply(ctx, nil, []RuleKey{k})[k]
+func (c *Chain) Delete(ctx context.Context, k EntryKey) error {
+	return c.Apply(ctx, nil, []EntryKey{k})[k]
 }
 
 // Apply puts rules and removes rules, a family at a time: when something of it fails, all of it counts as failed.
 //
 // Since all rules drop, and none is removed before those that are wanted are there, packets that shall pass pass all the
 // time, and those that shall not are let through at no time that they were not let through before.
-func (c *Chain) Apply(ctx context.Context, puts map[RuleKey]Rule, deletes []RuleKey) map[RuleKey]error {
+func (c *Chain) Apply(ctx context.Context, puts map[EntryKey]Entry, deletes []EntryKey) map[EntryKey]error {
 	c.mu.Lock()
 	defer c.mu.Unlock()
-	failed := make(map[RuleKey]error)
+	failed := make(map[EntryKey]error)
 	err := c.within(ctx, func(ctx context.Context) error {
 		for _, family := range families() {
-			o := order{family: family, puts: make(map[string]Rule)}
+			o := order{family: family, puts: make(map[string]Entry)}
 			o.take(puts, deletes)
 			if err := c.obey(ctx, o); err != nil {
 				o.blame(failed, err)
@@ -186,12 +186,12 @@ func (c *Chain) Apply(ctx context.Context, puts map[RuleKey]Rule, deletes []Rule
 }
 
 // Dropped is how many packets each rule has dropped since it was put, as of at most two seconds ago.
-func (c *Chain) Dropped(ctx context.Context) (map[RuleKey]uint64, error) {
+func (c *Chain) Dropped(ctx context.Context) (map[EntryKey]uint64, error) {
 	c.tally.mu.Lock()
 	defer c.tally.mu.Unlock()
 	last := c.tally.last.Load()
 	if last == nil || last.rows == nil || time.Since(last.at) >= countAge {
-		fresh := &reading[uint64]{rows: make(map[RuleKey]uint64), at: time.Now()}
+		fresh := &reading[uint64]{rows: make(map[EntryKey]uint64), at: time.Now()}
 		if err := c.within(ctx, func(ctx context.Context) error { return c.count(ctx, fresh.rows) }); err != nil {
 			return nil, fmt.Errorf("read the counters of %s: %w", c.name, err)
 		}
@@ -202,7 +202,7 @@ func (c *Chain) Dropped(ctx context.Context) (map[RuleKey]uint64, error) {
 }
 
 // count adds what the rules of both families have dropped.
-func (c *Chain) count(ctx context.Context, dropped map[RuleKey]uint64) error {
+func (c *Chain) count(ctx context.Context, dropped map[EntryKey]uint64) error {
 	for _, family := range families() {
 		t, err := find(family)
 		if errors.Is(err, exec.ErrNotFound) {
@@ -217,7 +217,7 @@ func (c *Chain) count(ctx context.Context, dropped map[RuleKey]uint64) error {
 		}
 		for _, l := range lines(printed, c.name) {
 			if name, packets, ours := l.counted(); ours {
-				dropped[RuleKey{name, family}] += packets
+				dropped[EntryKey{name, family}] += packets
 			}
 		}
 	}

@@ -20,12 +20,12 @@ import (
 // bytecode finds VNI 88, as the guard of the tunnels does.
 const bytecode = `"6,177 0 0 0,64 0 0 12,116 0 0 8,21 0 1 88,6 0 0 65535,6 0 0 0"`
 
-func rules() map[nat.RuleKey]nat.Rule {
-	return map[nat.RuleKey]nat.Rule{
-		{Name: "vxlan", Family: 4}: nat.RuleOf("-p 17 -m udp --dport 4789 -m bpf --bytecode " + bytecode + " -m set ! --match-set fairlead-peers4 src"),
-		{Name: "ipip", Family: 4}:  nat.RuleOf("-d 192.0.2.1/32 -p 4 -m set ! --match-set fairlead-peers4 src"),
-		{Name: "gre", Family: 4}:   nat.RuleOf("-d 192.0.2.1/32 -p 47 -m set ! --match-set fairlead-peers4 src"),
-		{Name: "vxlan", Family: 6}: nat.RuleOf("-p 17 -m udp --dport 4789 -m set ! --match-set fairlead-peers6 src"),
+func rules() map[nat.EntryKey]nat.Entry {
+	return map[nat.EntryKey]nat.Entry{
+		{Name: "vxlan", Family: 4}: nat.Drop("-p 17 -m udp --dport 4789 -m bpf --bytecode " + bytecode + " -m set ! --match-set fairlead-peers4 src"),
+		{Name: "ipip", Family: 4}:  nat.Drop("-d 192.0.2.1/32 -p 4 -m set ! --match-set fairlead-peers4 src"),
+		{Name: "gre", Family: 4}:   nat.Drop("-d 192.0.2.1/32 -p 47 -m set ! --match-set fairlead-peers4 src"),
+		{Name: "vxlan", Family: 6}: nat.Drop("-p 17 -m udp --dport 4789 -m set ! --match-set fairlead-peers6 src"),
 	}
 }
 
@@ -33,7 +33,7 @@ func rules() map[nat.RuleKey]nat.Rule {
 type guarded struct {
 	host
 	chain *nat.Chain
-	table *reconcile.Table[nat.RuleKey, nat.Rule]
+	table *reconcile.Table[nat.EntryKey, nat.Entry]
 }
 
 // guard makes the sets and the chain. What was read of it is believed for an hour: only news can say otherwise.
@@ -46,7 +46,7 @@ func guard(t *testing.T, h host) guarded {
 	return g
 }
 
-func none() map[nat.RuleKey]nat.Rule { return map[nat.RuleKey]nat.Rule{} }
+func none() map[nat.EntryKey]nat.Entry { return map[nat.EntryKey]nat.Entry{} }
 
 func TestChainComesBackAsItWasPut(t *testing.T) {
 	backends(t, func(t *testing.T, h host) {
@@ -60,8 +60,8 @@ func TestChainComesBackAsItWasPut(t *testing.T) {
 			t.Errorf("INPUT begins with %q", first)
 		}
 		changed := rules()
-		changed[nat.RuleKey{Name: "ipip", Family: 4}] = nat.RuleOf("-d 198.51.100.1/32 -p 4 -m set ! --match-set fairlead-peers4 src")
-		delete(changed, nat.RuleKey{Name: "gre", Family: 4})
+		changed[nat.EntryKey{Name: "ipip", Family: 4}] = nat.Drop("-d 198.51.100.1/32 -p 4 -m set ! --match-set fairlead-peers4 src")
+		delete(changed, nat.EntryKey{Name: "gre", Family: 4})
 		if r := settle(t, g.table, changed); r.Total() != 2 {
 			t.Errorf("wrote %v", r.Writes)
 		}
@@ -225,7 +225,7 @@ func TestOtherBackendIsLeft(t *testing.T) {
 			}
 			g.iptables("-S FAIRLEAD-INPUT")
 			// Nothing wanted, and something in both: both go.
-			must(t, g.chain.Put(t.Context(), nat.RuleKey{Name: "gre", Family: 6}, nat.RuleOf("-p 47")))
+			must(t, g.chain.Put(t.Context(), nat.EntryKey{Name: "gre", Family: 6}, nat.Drop("-p 47")))
 			g.Run("iptables-"+way[0], "-N", "FAIRLEAD-INPUT")
 			settle(t, g.table, none())
 			for _, b := range way {
@@ -265,7 +265,7 @@ func TestHostWithoutIPTables(t *testing.T) {
 	chain := h.k.Input(time.Hour)
 	table := reconcile.NewTable("guard", chain)
 	settle(t, table, none())
-	must(t, chain.Delete(t.Context(), nat.RuleKey{Name: "vxlan", Family: 4}))
+	must(t, chain.Delete(t.Context(), nat.EntryKey{Name: "vxlan", Family: 4}))
 	r := reconcile.Climb(t.Context(), table.Rung(rules(), nil))
 	if r.Clean() || !strings.Contains(r.Err().Error(), `apt-get install iptables, or set accept = "any"`) {
 		t.Errorf("report: %v", r.Err())
@@ -288,7 +288,7 @@ func TestRuleWaitsForItsSet(t *testing.T) {
 
 func TestUnknownMatchIsExplained(t *testing.T) {
 	backends(t, func(t *testing.T, h host) {
-		err := h.k.Input(time.Hour).Put(t.Context(), nat.RuleKey{Name: "x", Family: 4}, nat.RuleOf(`-m bpf --bytecode "1,21 0 5 0"`)) // a jump to nowhere
+		err := h.k.Input(time.Hour).Put(t.Context(), nat.EntryKey{Name: "x", Family: 4}, nat.Drop(`-m bpf --bytecode "1,21 0 5 0"`)) // a jump to nowhere
 		if err == nil || !strings.Contains(err.Error(), "modprobe -a xt_set xt_bpf") || strings.Contains(err.Error(), "\n") {
 			t.Errorf("error: %v", err)
 		}

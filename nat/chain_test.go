@@ -26,7 +26,7 @@ func TestWordsAndBack(t *testing.T) {
 
 // TestRulesReadAlike: the same rule in the words of several versions of iptables.
 func TestRulesReadAlike(t *testing.T) {
-	want := RuleOf(`-d 192.0.2.1/32 -p ipip -m set ! --match-set fairlead-peers4 src`)
+	want := Drop(`-d 192.0.2.1/32 -p ipip -m set ! --match-set fairlead-peers4 src`)
 	for _, printed := range []string{
 		`-d 192.0.2.1/32 -p ipencap -m set ! --match-set fairlead-peers4 src -m comment --comment ipip -j DROP`,
 		`-d 192.0.2.1/32 -p 4 -m comment --comment ipip -m set ! --match-set fairlead-peers4 src -j DROP`,
@@ -84,7 +84,7 @@ func TestFaultsOfAChain(t *testing.T) {
 		}
 		var got []string
 		for _, name := range []string{"a", "b", leftover} {
-			if r, there := s.rows("C")[RuleKey{name, 4}]; there {
+			if r, there := s.rows("C")[EntryKey{name, 4}]; there {
 				got = append(got, strings.TrimSpace(name+" "+string(r.Fault)))
 			}
 		}

@@ -21,11 +21,11 @@ const (
 // order is what must be done to one family's chain.
 type order struct {
 	family  int
-	puts    map[string]Rule // by name
+	puts    map[string]Entry // by name
 	deletes []string
 }
 
-func (o *order) take(puts map[RuleKey]Rule, deletes []RuleKey) {
+func (o *order) take(puts map[EntryKey]Entry, deletes []EntryKey) {
 	for k, r := range puts {
 		if k.Family == o.family {
 			o.puts[k.Name] = r
@@ -38,12 +38,12 @@ func (o *order) take(puts map[RuleKey]Rule, deletes []RuleKey) {
 	}
 }
 
-func (o *order) blame(failed map[RuleKey]error, err error) {
+func (o *order) blame(failed map[EntryKey]error, err error) {
 	for name := range o.puts {
-		failed[RuleKey{name, o.family}] = err
+		failed[EntryKey{name, o.family}] = err
 	}
 	for _, name := range o.deletes {
-		failed[RuleKey{name, o.family}] = err
+		failed[EntryKey{name, o.family}] = err
 	}
 }
 

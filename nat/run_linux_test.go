@@ -50,9 +50,9 @@ func TestIPTablesThatHangsIsEnded(t *testing.T) {
 	for what, act := range map[string]func(ctx context.Context) error{
 		"list": func(ctx context.Context) error { _, err := chain.List(ctx); return err },
 		"put": func(ctx context.Context) error {
-			return chain.Put(ctx, nat.RuleKey{Name: "gre", Family: 6}, nat.RuleOf("-p 47"))
+			return chain.Put(ctx, nat.EntryKey{Name: "gre", Family: 6}, nat.Drop("-p 47"))
 		},
-		"delete": func(ctx context.Context) error { return chain.Delete(ctx, nat.RuleKey{Name: "gre", Family: 4}) },
+		"delete": func(ctx context.Context) error { return chain.Delete(ctx, nat.EntryKey{Name: "gre", Family: 4}) },
 		"count":  func(ctx context.Context) error { _, err := chain.Dropped(ctx); return err },
 	} {
 		ctx, cancel := context.WithTimeout(t.Context(), 300*time.Millisecond)
@@ -103,7 +103,7 @@ func TestIPTablesThatIsSlowHoldsAPassUpOnce(t *testing.T) {
 	settle(t, table, rules())
 	must(t, os.WriteFile(hang, []byte("3"), 0o600))
 	begun = time.Now()
-	failed := chain.Apply(t.Context(), map[nat.RuleKey]nat.Rule{{Name: "x", Family: 4}: nat.RuleOf("-p 47")}, []nat.RuleKey{{Name: "y", Family: 6}})
+	failed := chain.Apply(t.Context(), map[nat.EntryKey]nat.Entry{{Name: "x", Family: 4}: nat.Drop("-p 47")}, []nat.EntryKey{{Name: "y", Family: 6}})
 	if took := time.Since(begun); len(failed) != 2 || took > 11*time.Second {
 		t.Errorf("apply: %v after %v", failed, took)
 	}
@@ -127,9 +127,9 @@ func TestDroppedCounts(t *testing.T) {
 	backends(t, func(t *testing.T, h host) {
 		settle(t, reconcile.NewTable("source", h.k.Sets()), members(0))
 		chain := h.k.Input(time.Hour)
-		want := map[nat.RuleKey]nat.Rule{
-			{Name: "vxlan", Family: 4}: nat.RuleOf("-p 17 -m udp --dport 4789 -m set ! --match-set fairlead-peers4 src"),
-			{Name: "vxlan", Family: 6}: nat.RuleOf("-p 17 -m udp --dport 4789 -m set ! --match-set fairlead-peers6 src"),
+		want := map[nat.EntryKey]nat.Entry{
+			{Name: "vxlan", Family: 4}: nat.Drop("-p 17 -m udp --dport 4789 -m set ! --match-set fairlead-peers4 src"),
+			{Name: "vxlan", Family: 6}: nat.Drop("-p 17 -m udp --dport 4789 -m set ! --match-set fairlead-peers6 src"),
 		}
 		settle(t, reconcile.NewTable("guard", chain), want)
 		for _, to := range []string{"127.0.0.1/4789", "127.0.0.1/4789", "::1/4789", "127.0.0.1/4790"} {
@@ -137,7 +137,7 @@ func TestDroppedCounts(t *testing.T) {
 		}
 		dropped, err := chain.Dropped(t.Context())
 		must(t, err)
-		expect := map[nat.RuleKey]uint64{{Name: "vxlan", Family: 4}: 2, {Name: "vxlan", Family: 6}: 1}
+		expect := map[nat.EntryKey]uint64{{Name: "vxlan", Family: 4}: 2, {Name: "vxlan", Family: 6}: 1}
 		if diff := cmp.Diff(expect, dropped); diff != "" {
 			t.Error(diff)
 		}
@@ -177,7 +177,7 @@ func TestCountersAreReadOnceForMany(t *testing.T) {
 		t.Errorf("%d runs of iptables in %v", n, time.Since(begun))
 	}
 	// What was counted meanwhile is told in the end, and what counts anew at once.
-	vxlan := nat.RuleKey{Name: "vxlan", Family: 6}
+	vxlan := nat.EntryKey{Name: "vxlan", Family: 6}
 	h.Run("bash", "-c", "echo x > /dev/udp/::1/4789")
 	for deadline := time.Now().Add(10 * time.Second); ; time.Sleep(50 * time.Millisecond) {
 		dropped, err := chain.Dropped(t.Context())
