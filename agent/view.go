@@ -35,6 +35,19 @@ type Port struct {
 	Port     uint16     `json:"port"`
 	Proto    string     `json:"proto"`
 	Backend  string     `json:"backend"`
+	State    string     `json:"state"` // "mapped", "reserved" (no endpoint yet), "resting" (no endpoint any more)
+}
+
+// Variable is what an application learns from its environment.
+type Variable struct {
+	Name  string `json:"name"`
+	Value string `json:"value"`
+}
+
+// PortsRequest asks for ports of the host.
+type PortsRequest struct {
+	Endpoint string   `json:"endpoint"`
+	Specs    []string `json:"specs"`
 }
 
 // Peer is a BGP neighbour and how its session fares.
@@ -138,7 +151,7 @@ type AttachRequest struct {
 	IPs     []netip.Addr      `json:"ips"`  // wanted addresses, at most one of each family
 	IfName  string            `json:"ifname"`
 	Labels  map[string]string `json:"labels"`
-	Publish []string          `json:"publish"` // SPECs; refused until this release can map ports
+	Publish []string          `json:"publish"` // SPECs
 }
 
 // LeaseRequest asks for an address without an endpoint.
