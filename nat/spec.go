@@ -21,6 +21,24 @@ type Spec struct {
 	Proto    string     // "tcp", "udp", "sctp"
 }
 
+// String is the SPEC in its longest form.
+func (s Spec) String() string {
+	text := ""
+	if s.HostIP.IsValid() {
+		text = netip.AddrPortFrom(s.HostIP, 0).String()
+		text = text[:len(text)-1] // with the brackets of IPv6, less the port
+	}
+	switch {
+	case s.HostPort != 0 && s.HostPort == s.HostLast:
+		text += fmt.Sprintf("%d:", s.HostPort)
+	case s.HostPort != 0:
+		text += fmt.Sprintf("%d-%d:", s.HostPort, s.HostLast)
+	case text != "":
+		text += ":"
+	}
+	return fmt.Sprintf("%s%d/%s", text, s.Port, s.Proto)
+}
+
 // ParseSpec reads a SPEC. A range of endpoint ports gives one Spec for each; a range of host ports beside one endpoint
 // port leaves the choice among them. Errors wrap ErrSpec.
 func ParseSpec(text string) ([]Spec, error) {

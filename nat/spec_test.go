@@ -63,28 +63,6 @@ func TestBadSpecsSayWhatIsWrong(t *testing.T) {
 	}
 }
 
-// text is the SPEC that gives this Spec again.
-func text(s nat.Spec) string {
-	var b strings.Builder
-	if s.HostIP.IsValid() {
-		if s.HostIP.Is6() {
-			fmt.Fprintf(&b, "[%s]:", s.HostIP)
-		} else {
-			fmt.Fprintf(&b, "%s:", s.HostIP)
-		}
-	}
-	switch {
-	case s.HostPort != 0 && s.HostLast != s.HostPort:
-		fmt.Fprintf(&b, "%d-%d:", s.HostPort, s.HostLast)
-	case s.HostPort != 0:
-		fmt.Fprintf(&b, "%d:", s.HostPort)
-	case s.HostIP.IsValid():
-		b.WriteString(":")
-	}
-	fmt.Fprintf(&b, "%d/%s", s.Port, s.Proto)
-	return b.String()
-}
-
 // FuzzSpec: nothing panics, and what is understood can be written and read again.
 func FuzzSpec(f *testing.F) {
 	for _, seed := range []string{"80", "8080:80/udp", "192.0.2.1::80", "[2001:db8::1]:1-9:80", "1-2:3-4/sctp", "::", "[]:", "/"} {
@@ -96,7 +74,7 @@ func FuzzSpec(f *testing.F) {
 			return
 		}
 		for _, s := range specs {
-			again, err := nat.ParseSpec(text(s))
+			again, err := nat.ParseSpec(s.String())
 			if err != nil || len(again) != 1 || again[0] != s {
 				t.Fatalf("%q gives %v, which gives %v, %v", given, s, again, err)
 			}
