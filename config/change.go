@@ -42,6 +42,7 @@ func (c Changes) Restart() Changes {
 func Changed(before, after Config) Changes {
 	changes := compare("", before.settings(), after.settings())
 	changes = append(changes, compareAll(poolSettings(before.Pools), poolSettings(after.Pools))...)
+	changes = append(changes, compareAll(endpointSettings(before.Endpoints), endpointSettings(after.Endpoints))...)
 	changes = append(changes, compareAll(peerSettings(before.BGP.Peers), peerSettings(after.BGP.Peers))...)
 	slices.SortFunc(changes, func(a, b Change) int { return cmp.Compare(a.Key, b.Key) })
 	return changes
@@ -67,7 +68,7 @@ func compare(prefix string, before, after map[string]setting) Changes {
 	return changes
 }
 
-// compareAll compares pools or peers, by their full key.
+// compareAll compares pools, endpoints or peers, by their full key.
 func compareAll(before, after map[string]map[string]setting) Changes {
 	var changes Changes
 	for key, is := range after {
@@ -150,6 +151,14 @@ func poolSettings(pools []Pool) map[string]map[string]setting {
 			"nat_outgoing": {shown: show(p.NATOutgoing)},
 			"reuse_delay":  {shown: show(p.ReuseDelay)},
 		}
+	}
+	return all
+}
+
+func endpointSettings(endpoints []Endpoint) map[string]map[string]setting {
+	all := map[string]map[string]setting{}
+	for _, e := range endpoints {
+		all["endpoint."+e.Name] = map[string]setting{"publish": {shown: show(e.Publish)}}
 	}
 	return all
 }

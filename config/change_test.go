@@ -33,6 +33,15 @@ asn = 64512
 address = "192.0.2.2"
 [[bgp.peer]]
 address = "192.0.2.3"
+[[endpoint]]
+name = "web"
+publish = ["8080:80", "443"]
+[[endpoint]]
+name = "old"
+publish = ["53/udp"]
+[[endpoint]]
+name = "same"
+publish = ["22"]
 `)
 	after := load(t, `
 [[pool]]
@@ -50,6 +59,14 @@ address = "192.0.2.2"
 asn = 64512
 role = "leaf"
 hold_time = "30s"
+[[endpoint]]
+name = "same"
+publish = ["22/tcp"]
+[[endpoint]]
+name = "new"
+[[endpoint]]
+name = "web"
+publish = ["[2001:db8::1]:8080-8089:80"]
 [nat]
 port_range = "30000-32767"
 [api]
@@ -69,6 +86,9 @@ level = "debug"
 		`bgp.peer.192.0.2.2.role: "mesh" -> "leaf"`,
 		`bgp.peer.192.0.2.3: removed`,
 		`bgp.peer.192.0.2.4: added`,
+		`endpoint.new: added`,
+		`endpoint.old: removed`,
+		`endpoint.web.publish: "[8080:80/tcp 443/tcp]" -> "[[2001:db8::1]:8080-8089:80/tcp]"`,
 		`log.level: "INFO" -> "DEBUG"`,
 		`nat.port_range: "" -> "30000-32767"`,
 		`pool.blue: added`,
@@ -95,20 +115,21 @@ func TestEveryKeyCanChange(t *testing.T) {
 		t.Fatal(err)
 	}
 	peer := "\n[[bgp.peer]]\naddress = '192.0.2.2'\n"
-	before := load(t, "node.name = 'other'\n[[pool]]\nname = 'blue'\ncidr = '10.88.0.0/24'\n[fastpath]"+peer)
+	before := load(t, "node.name = 'other'\n[[pool]]\nname = 'blue'\ncidr = '10.88.0.0/24'\n[[endpoint]]\nname = 'web'\n[fastpath]"+peer)
 	got := config.Changed(before, load(t, strings.ReplaceAll(full, "SECRET", secret))).Keys()
 
 	var want []string
 	for _, key := range contract() {
 		switch key {
 		case "schema", "tunnel.accept", "bgp.peer.import", "bgp.peer.export", // of one value in this release
-			"pool.name", "bgp.peer.address": // these are the names of what changes
+			"pool.name", "endpoint.name", "bgp.peer.address": // these are the names of what changes
 			continue
 		}
 		key = strings.Replace(key, "pool.", "pool.blue.", 1)
+		key = strings.Replace(key, "endpoint.", "endpoint.web.", 1)
 		want = append(want, strings.Replace(key, "bgp.peer.", "bgp.peer.192.0.2.2.", 1))
 	}
-	want = append(want, "pool.six", "bgp.peer.2001:db8::2")
+	want = append(want, "pool.six", "endpoint.dns", "bgp.peer.2001:db8::2")
 	slices.Sort(want)
 	if diff := cmp.Diff(want, got); diff != "" {
 		t.Errorf("want -, got +:\n%s", diff)

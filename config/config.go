@@ -9,6 +9,8 @@ import (
 	"log/slog"
 	"net/netip"
 	"time"
+
+	"github.com/fairlead-net/fairlead/nat"
 )
 
 // DefaultPath is the file that is read when none is named. It may be absent: the defaults are then the config.
@@ -20,6 +22,7 @@ type Config struct {
 	Schema    int
 	Node      Node
 	Pools     []Pool
+	Endpoints []Endpoint
 	BGP       BGP
 	Tunnel    Tunnel
 	NAT       NAT
@@ -49,6 +52,12 @@ type Pool struct {
 	Reserve     []netip.Prefix
 	NATOutgoing bool
 	ReuseDelay  time.Duration
+}
+
+// Endpoint is what the file fixes of a container, VM or namespace, whether it is there or not.
+type Endpoint struct {
+	Name    string
+	Publish []nat.Spec // in the order of the file
 }
 
 // BGP is this node's speaker.

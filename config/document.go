@@ -27,6 +27,10 @@ type document struct {
 		NATOutgoing bool     `toml:"nat_outgoing"`
 		ReuseDelay  span     `toml:"reuse_delay"`
 	} `toml:"pool"`
+	Endpoint []struct {
+		Name    string   `toml:"name"`
+		Publish []string `toml:"publish"`
+	} `toml:"endpoint"`
 	BGP struct {
 		ASN             int64          `toml:"asn"`
 		RouterID        string         `toml:"router_id"`
@@ -102,6 +106,7 @@ func defaults() map[string]any {
 		"pool.reserve":          []string{},
 		"pool.nat_outgoing":     true,
 		"pool.reuse_delay":      "30s",
+		"endpoint.publish":      []string{},
 		"bgp.asn":               int64(64512),
 		"bgp.port":              int64(179),
 		"bgp.hold_time":         "9s",

@@ -15,6 +15,7 @@ func contract() []string {
 		"schema",
 		"node.name", "node.address", "node.mtu", "node.state_dir", "node.run_dir", "node.watch",
 		"pool.name", "pool.cidr", "pool.block", "pool.reserve", "pool.nat_outgoing", "pool.reuse_delay",
+		"endpoint.name", "endpoint.publish",
 		"bgp.asn", "bgp.router_id", "bgp.listen", "bgp.port", "bgp.hold_time", "bgp.graceful_restart", "bgp.restart_time",
 		"bgp.max_prefixes",
 		"bgp.peer.address", "bgp.peer.role", "bgp.peer.asn", "bgp.peer.password_file", "bgp.peer.ttl_security",
@@ -43,7 +44,7 @@ func TestKeysAreTheContract(t *testing.T) {
 func TestDefaultsAreOfTheirKind(t *testing.T) {
 	// Their default is found on the host, follows from another key, or is nothing at all.
 	found := []string{
-		"node.name", "node.address", "pool.cidr", "pool.block", "bgp.router_id", "bgp.listen", "bgp.peer.address",
+		"node.name", "node.address", "pool.cidr", "pool.block", "endpoint.name", "bgp.router_id", "bgp.listen", "bgp.peer.address",
 		"bgp.peer.asn", "bgp.peer.password_file", "bgp.peer.hold_time", "nat.port_range", "docker.enable", "api.socket",
 	}
 	for _, key := range contract() {

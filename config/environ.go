@@ -26,7 +26,7 @@ func (l *loader) variables() map[string]string {
 
 // givenToContainers says whether Fairlead itself sets the variable, for the programs in its endpoints.
 func givenToContainers(name string) bool {
-	return name == envPrefix+"HOST_IP" || strings.HasPrefix(name, envPrefix+"PORT_")
+	return name == envPrefix+"HOST_IP" || name == envPrefix+"HOST_IP6" || strings.HasPrefix(name, envPrefix+"PORT_")
 }
 
 func (l *loader) unknownVariable(name string, keys map[string]string) string {

@@ -15,7 +15,7 @@ func TestEnvironmentOverrides(t *testing.T) {
 	c := load(t, "[bgp]\nasn = 1\nport = 1\n[api]\nmetrics = '127.0.0.1:1'\n",
 		"FAIRLEAD_BGP_ASN=64513", "FAIRLEAD_NODE_WATCH=true", "FAIRLEAD_NODE_ADDRESS=2001:db8::1",
 		"FAIRLEAD_API_METRICS=", "FAIRLEAD_RECONCILE_INTERVAL=5s", "FAIRLEAD_SCHEMA=1", "FAIRLEAD_DOCKER_ENABLE=true",
-		"HOME=/root", "FAIRLEAD_PORT_80_TCP=1", "FAIRLEAD_HOST_IP=x")
+		"HOME=/root", "FAIRLEAD_PORT_80_TCP=1", "FAIRLEAD_HOST_IP=x", "FAIRLEAD_HOST_IP6=y")
 	got := fmt.Sprintln(c.BGP.ASN, c.BGP.Port, c.Node.Watch, c.Node.Address, c.BGP.Listen, c.API.Metrics.IsValid(), c.Reconcile.Interval, c.Docker.Enable)
 	if want := "64513 1 true 2001:db8::1 2001:db8::1 false 5s on\n"; got != want {
 		t.Errorf("got %s, want %s", got, want)
@@ -26,7 +26,7 @@ func TestEnvironmentOverrides(t *testing.T) {
 func TestEveryKeyHasAVariable(t *testing.T) {
 	path := write(t, map[string]string{"fairlead.toml": ""})
 	for _, key := range contract() {
-		if strings.HasPrefix(key, "pool.") || strings.HasPrefix(key, "bgp.peer.") {
+		if strings.HasPrefix(key, "pool.") || strings.HasPrefix(key, "endpoint.") || strings.HasPrefix(key, "bgp.peer.") {
 			continue
 		}
 		name := config.Variable(key)

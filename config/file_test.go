@@ -2,6 +2,7 @@ package config_test
 
 import (
 	"errors"
+	"fmt"
 	"io/fs"
 	"net/netip"
 	"os"
@@ -18,9 +19,9 @@ import (
 func TestDropInsOverrideAndAppend(t *testing.T) {
 	path := write(t, map[string]string{
 		"fairlead.toml":     "bgp = { asn = 64513, port = 1179 }\n[log]\nlevel = 'warn'\n[[pool]]\ncidr = '10.88.0.0/17'\n",
-		"conf.d/20-b.toml":  "[log]\nlevel = 'error'\n[[bgp.peer]]\naddress = '192.0.2.3'\n",
+		"conf.d/20-b.toml":  "[log]\nlevel = 'error'\n[[bgp.peer]]\naddress = '192.0.2.3'\n[[endpoint]]\nname = 'a'\npublish = ['1:1']\n",
 		"conf.d/10-a.toml":  "bgp.asn = 64514\n[log]\nlevel = 'debug'\n[[bgp.peer]]\naddress = '192.0.2.2'\n",
-		"conf.d/30-c.toml":  "[[pool]]\nname = 'more'\ncidr = '10.88.128.0/17'\n",
+		"conf.d/30-c.toml":  "[[pool]]\nname = 'more'\ncidr = '10.88.128.0/17'\n[[endpoint]]\nname = 'b'\npublish = ['2:2']\n",
 		"conf.d/40-d.tom":   "not read",
 		"conf.d/.50-e.toml": "not read",
 	})
@@ -35,10 +36,14 @@ func TestDropInsOverrideAndAppend(t *testing.T) {
 	for _, p := range c.BGP.Peers {
 		peers = append(peers, p.Address.String())
 	}
-	got := []any{c.BGP.ASN, c.BGP.Port, c.Log.Level.String(), pools, peers, c.BGP.Peers[0].ASN}
+	var published []string
+	for _, e := range c.Endpoints {
+		published = append(published, fmt.Sprint(e.Name, e.Publish))
+	}
+	got := []any{c.BGP.ASN, c.BGP.Port, c.Log.Level.String(), pools, peers, published, c.BGP.Peers[0].ASN}
 	want := []any{
 		uint32(64514), uint16(2179), "ERROR", []string{"default 10.88.0.0/17", "more 10.88.128.0/17"},
-		[]string{"192.0.2.2", "192.0.2.3"}, uint32(64514),
+		[]string{"192.0.2.2", "192.0.2.3"}, []string{"a[1:1/tcp]", "b[2:2/tcp]"}, uint32(64514),
 	}
 	if diff := cmp.Diff(want, got); diff != "" {
 		t.Errorf("want -, got +:\n%s", diff)

@@ -2,15 +2,18 @@ package config_test
 
 import (
 	"errors"
+	"net/netip"
 	"os"
 	"path/filepath"
 	"regexp"
+	"slices"
 	"strings"
 	"testing"
 
 	"github.com/rogpeppe/go-internal/txtar"
 
 	"github.com/fairlead-net/fairlead/config"
+	"github.com/fairlead-net/fairlead/nat"
 )
 
 // FuzzLoad reads any file, drop-in and variable. Whatever they hold, the answer is a config to run by, or problems that
@@ -30,6 +33,7 @@ func FuzzLoad(f *testing.F) {
 		}
 	}
 	f.Add([]byte(full), []byte(full), "FAIRLEAD_BGP_ASN=64513")
+	f.Add([]byte("endpoint=[{name='a',publish=['1-9:1-9','5-7:80']}]"), []byte("[[endpoint]]\nname='b'\npublish=['[::1]:5:5/udp','127.0.0.1:1:1']\n"), "")
 	f.Add([]byte("\xef\xbb\xbfa=1"), []byte("a=\"\xff\""), "FAIRLEAD_\xff=\x00")
 	f.Add([]byte("a=[\n\"\"\"\n"), []byte("\r"), "=")
 	f.Add([]byte("[bgp]\npeer=[{},{address='192.0.2.2',address=1}]"), []byte("[[bgp.peer]]\n[bgp]\nbgp.peer=1"), "")
@@ -79,6 +83,7 @@ func sound(t *testing.T, c config.Config) {
 			}
 		}
 	}
+	distinct(t, c.Endpoints)
 	seen := map[string]bool{}
 	for _, p := range c.BGP.Peers {
 		if !p.Address.IsValid() || seen[p.Address.String()] || p.ASN == 0 || p.Role == "" {
@@ -88,6 +93,36 @@ func sound(t *testing.T, c config.Config) {
 	}
 	if changes := config.Changed(c, c); len(changes) != 0 {
 		t.Errorf("a config differs from itself: %v", changes)
+	}
+}
+
+// distinct looks for endpoints of the same name, and ports of the host that two of them were given.
+func distinct(t *testing.T, endpoints []config.Endpoint) {
+	t.Helper()
+	names, fixed := map[string]bool{}, []nat.Port{}
+	for _, e := range endpoints {
+		if e.Name == "" || names[e.Name] {
+			t.Errorf("no endpoint to name: %+v", e)
+		}
+		names[e.Name] = true
+		for _, s := range e.Publish {
+			if again, err := nat.ParseSpec(s.String()); err != nil || len(again) != 1 || again[0] != s {
+				t.Errorf("no port to publish: %+v", s)
+			}
+			switch {
+			case s.HostPort == 0 || s.HostPort != s.HostLast:
+			case s.HostIP.IsValid():
+				fixed = append(fixed, nat.Port{Proto: s.Proto, IP: s.HostIP, Number: s.HostPort})
+			default:
+				fixed = append(fixed, nat.Port{Proto: s.Proto, IP: netip.IPv4Unspecified(), Number: s.HostPort},
+					nat.Port{Proto: s.Proto, IP: netip.IPv6Unspecified(), Number: s.HostPort})
+			}
+		}
+	}
+	for i, p := range fixed[:min(len(fixed), 3000)] {
+		if slices.ContainsFunc(fixed[:i], p.Overlaps) {
+			t.Errorf("port %s is given twice", p)
+		}
 	}
 }
 

@@ -71,7 +71,7 @@ func TestExampleIsComplete(t *testing.T) {
 	text := regexp.MustCompile(`(?m)^#([a-z_]+ = |\[)`).ReplaceAllString(example(t), "$1")
 	text = strings.ReplaceAll(text, "/etc/fairlead/bgp.secret", secret)
 	c := load(t, text)
-	if len(c.BGP.Peers) != 1 || !c.Node.Address.IsValid() || c.NAT.PortRange.First == 0 || c.Docker.Enable != config.On {
+	if len(c.BGP.Peers) != 1 || !c.Node.Address.IsValid() || c.NAT.PortRange.First == 0 || len(c.Endpoints) != 1 || len(c.Endpoints[0].Publish) != 3 || c.Docker.Enable != config.On {
 		t.Errorf("an example was not read: %+v", c)
 	}
 

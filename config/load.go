@@ -9,7 +9,8 @@ import (
 )
 
 // Load reads the file at path, the drop-ins of conf.d beside it in the order of their names, and the environment, a list
-// of NAME=value as os.Environ gives it. Later ones override single keys; [[pool]] and [[bgp.peer]] add up.
+// of NAME=value as os.Environ gives it. Later ones override single keys; [[pool]], [[endpoint]] and
+// [[bgp.peer]] add up.
 //
 // An empty path is DefaultPath, and that file alone may be absent.
 //
@@ -134,6 +135,6 @@ func (l *loader) variable(name, value string, keys map[string]string) {
 		l.add(at, "%s: %s", key, complaint)
 		return
 	}
-	l.layers[key] = append(l.layers[key], assignment{key, parsed, at})
+	l.layers[key] = append(l.layers[key], assignment{key: key, value: parsed, at: at})
 	l.values.Set(key, parsed)
 }

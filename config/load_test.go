@@ -11,6 +11,7 @@ import (
 	"github.com/google/go-cmp/cmp"
 
 	"github.com/fairlead-net/fairlead/config"
+	"github.com/fairlead-net/fairlead/nat"
 )
 
 // write makes files below a new directory and returns the path of fairlead.toml in it.
@@ -108,6 +109,14 @@ func TestEveryKeyIsRead(t *testing.T) {
 			},
 			{Name: "six", CIDR: netip.MustParsePrefix("2001:db8:88::/64"), NATOutgoing: true, ReuseDelay: 30 * time.Second},
 		},
+		Endpoints: []config.Endpoint{
+			{Name: "web", Publish: []nat.Spec{
+				{HostPort: 8080, HostLast: 8080, Port: 80, Proto: "tcp"},
+				{HostIP: netip.MustParseAddr("192.0.2.1"), Port: 443, Proto: "tcp"},
+				{Port: 5000, Proto: "sctp"}, {Port: 5001, Proto: "sctp"},
+			}},
+			{Name: "dns", Publish: []nat.Spec{}},
+		},
 		BGP: config.BGP{
 			ASN: 4200000000, RouterID: netip.MustParseAddr("192.0.2.9"), Listen: netip.IPv6Unspecified(), Port: 1179,
 			HoldTime: 30 * time.Second, RestartTime: 60 * time.Second, MaxPrefixes: 5,
@@ -155,6 +164,13 @@ reuse_delay = "1m"
 [[pool]]
 name = 'six'
 cidr = "2001:db8:88::/64"
+
+[[endpoint]]
+name = "web"
+publish = ["8080:80", "192.0.2.1::443/tcp", "5000-5001/sctp"]
+
+[[endpoint]]
+name = "dns"
 
 [bgp]
 asn = 4200000000

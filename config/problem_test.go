@@ -33,7 +33,7 @@ func TestBestEffort(t *testing.T) {
 func TestHostileFiles(t *testing.T) {
 	for name, unit := range map[string]string{
 		"open brackets": "[", "open tables": "a={", "nested arrays": "a=[[[[", "unknown keys": "ab=1\n", "long key": "k",
-		"pools": "[[pool]]\n", "peers": "[[bgp.peer]]\n", "same key": "log.level=''\n", "headers": "[log]\n", "dots": "a.",
+		"pools": "[[pool]]\n", "endpoints": "[[endpoint]]\n", "ports": "[[endpoint]]\npublish=['1-999:1-999','1-999']\n", "peers": "[[bgp.peer]]\n", "same key": "log.level=''\n", "headers": "[log]\n", "dots": "a.",
 		"open strings": "a=\"\"\"\n", "open arrays": "a=[\"\",\n", "bad lines": "=\n", "nothing": "\x00", "list": "a=[\n1\n2\n",
 	} {
 		text := strings.Repeat(unit, 1<<19/len(unit))

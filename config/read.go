@@ -24,6 +24,7 @@ func (l *loader) config() Config {
 		Log:       l.log(),
 	}
 	c.Pools = l.pools()
+	c.Endpoints = l.endpoints()
 	c.BGP = l.bgp()
 	c.API = l.api(c.Node.RunDir)
 	c = c.WithAddress(c.Node.Address)

@@ -15,10 +15,11 @@ import (
 type assignment struct {
 	key   string // dotted, "bgp.asn"
 	value any
-	at    position // of the value
+	at    position   // of the value
+	parts []position // of what is in it, when it is a list
 }
 
-// element is one [[pool]] or [[bgp.peer]].
+// element is one [[pool]], [[endpoint]] or [[bgp.peer]].
 type element struct {
 	table  string
 	at     position
@@ -320,7 +321,10 @@ func (s *scan) set(here place, path string, keyAt, at position, n *unstable.Node
 	if complaint != "" {
 		s.add(at, "%s: %s", path, complaint)
 	}
-	a := assignment{path, value, at}
+	a := assignment{key: path, value: value, at: at}
+	for it := n.Children(); s.shape[path] == list && it.Next(); {
+		a.parts = append(a.parts, s.position(s.base+int(it.Node().Raw.Offset)))
+	}
 	if here.element != nil {
 		_, name := split(path)
 		here.element.fields[name] = a

@@ -88,6 +88,14 @@ func (s section) at(key string) position {
 	return position{file: "defaults"}
 }
 
+// part is where the i-th string of a list stands.
+func (s section) part(key string, i int) position {
+	if a := s.element.fields[key]; i < len(a.parts) {
+		return a.parts[i]
+	}
+	return s.at(key)
+}
+
 // need notes that an element lacks a key which has no default.
 func (s section) need(key, example string) {
 	if !s.has(key) {

@@ -218,7 +218,12 @@ func socket(v any) (string, error) {
 }
 
 // name reads what is fit to be a host name, a label of a metric, and a word of a command line.
-func name(v any) (string, error) {
+func name(v any) (string, error) { return named(v, 63) }
+
+// endpointName reads a name that an attach can have.
+func endpointName(v any) (string, error) { return named(v, 128) }
+
+func named(v any, most int) (string, error) {
 	s, err := line(v)
 	if err != nil {
 		return "", err
@@ -227,8 +232,8 @@ func name(v any) (string, error) {
 		return r >= 'a' && r <= 'z' || r >= 'A' && r <= 'Z' || r >= '0' && r <= '9' || strings.ContainsRune("-_.", r)
 	}
 	bad := strings.IndexFunc(s, func(r rune) bool { return !fit(r) }) >= 0
-	if bad || s == "" || len(s) > 63 || strings.ContainsRune("-_.", rune(s[0])) {
-		return "", fmt.Errorf("%s is not a name; allowed: up to 63 letters, digits, '-', '_' and '.', beginning with a letter or digit", quote(s))
+	if bad || s == "" || len(s) > most || strings.ContainsRune("-_.", rune(s[0])) {
+		return "", fmt.Errorf("%s is not a name; allowed: up to %d letters, digits, '-', '_' and '.', beginning with a letter or digit", quote(s), most)
 	}
 	return s, nil
 }
