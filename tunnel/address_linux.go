@@ -15,7 +15,7 @@ const faultBare = "no address"
 
 // tunnelAddress is the address of every tunnel device, that of the containers' gateway. With the scope of the host it is no
 // source of any packet that did not ask for it.
-func tunnelAddress() []byte { return []byte{169, 254, 1, 1} }
+func tunnelAddress() []byte { return Gateway().AsSlice() }
 
 // addressing is the request that gives the link an address.
 func (k *Kernel) addressing(name string) (*nl.NetlinkRequest, error) {

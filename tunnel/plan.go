@@ -30,6 +30,7 @@ type Underlay struct {
 	Address  netip.Addr     // the node's address
 	Address6 netip.Addr     // of the other family on the same link; zero when it has none
 	Subnets  []netip.Prefix // connected to this host by links that are not ours
+	Uplinks  []string       // links with addresses that lead out of this host, and to no container on it
 	RA       []string       // links whose default route was learned from a router advertisement by the kernel
 	Tunnels  Encaps         // that the kernel has, of those that the mode may choose
 }
@@ -169,9 +170,14 @@ func (r *Rows) own(in Input) {
 	}
 }
 
+// attached wants neighbour and route of every endpoint's address. What endpoints of IPv4 have as their gateway is this
+// host also where no tunnel device has that address: the daemon answers them there.
 func (r *Rows) attached(in Input) {
 	for _, a := range in.Attached {
 		ip := a.IP.Unmap()
+		if ip.Is4() {
+			r.Routes[RouteKey{Local, host(Gateway())}] = Route{Kind: Here, Hops: SortHops([]NextHop{{Dev: "lo"}})}
+		}
 		r.Neighbours[NeighKey{a.Dev, ip}] = a.MAC
 		r.Routes[RouteKey{Main, host(ip)}] = Route{
 			Kind:   Unicast,
@@ -261,6 +267,9 @@ func (r *Rows) leastPath() (least int) {
 	}
 	return least
 }
+
+// Gateway is the gateway of every endpoint of IPv4.
+func Gateway() netip.Addr { return netip.AddrFrom4([4]byte{169, 254, 1, 1}) }
 
 const (
 	forwarding4 = "net/ipv4/ip_forward"

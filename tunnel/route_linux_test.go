@@ -319,3 +319,26 @@ func TestRoutesAreReadWholeWhileOthersWrite(t *testing.T) {
 		}
 	}
 }
+
+// The gateway of containers is this host though no link has its address, and a tunnel device that has it changes nothing.
+func TestTheGatewayIsThisHost(t *testing.T) {
+	h := newHost(t)
+	h.IP("link set lo up")
+	key := tunnel.RouteKey{Table: tunnel.Local, Prefix: prefix("169.254.1.1/32")}
+	want := tunnel.Route{Kind: tunnel.Here, Hops: tunnel.SortHops([]tunnel.NextHop{{Dev: "lo"}})}
+	must(t, h.k.Routes().Put(t.Context(), key, want))
+	h.IP("addr add 169.254.1.1/32 dev uplink scope link")
+	h.IP("addr del 169.254.1.1/32 dev uplink")
+	have, err := h.k.Routes().List(t.Context())
+	must(t, err)
+	if len(have) != 1 || have[key] != want {
+		t.Errorf("have %v", have)
+	}
+	if out := h.IP("route get 169.254.1.1"); !strings.HasPrefix(out, "local ") {
+		t.Errorf("the kernel routes to it by %s", out)
+	}
+	must(t, h.k.Routes().Delete(t.Context(), key))
+	if out, err := h.Try("ip", "route", "show", "table", "local", "proto", "88"); err != nil || strings.TrimSpace(out) != "" {
+		t.Errorf("left: %s, %v", out, err)
+	}
+}

@@ -19,6 +19,8 @@ func newRoute(k RouteKey, r Route, flag int, all links) (*nl.NetlinkRequest, err
 		m.Type = unix.RTN_UNICAST
 	case Blackhole:
 		m.Type = unix.RTN_BLACKHOLE
+	case Here:
+		m.Type, m.Scope = unix.RTN_LOCAL, unix.RT_SCOPE_HOST
 	default:
 		return nil, fmt.Errorf("kind %q: %w", r.Kind, unix.EINVAL)
 	}
@@ -99,7 +101,9 @@ func addHops(req *nl.NetlinkRequest, m *nl.RtMsg, p netip.Prefix, hops []NextHop
 			req.AddData(via(p, h.Via))
 			continue
 		}
-		m.Scope = unix.RT_SCOPE_LINK
+		if m.Type == unix.RTN_UNICAST {
+			m.Scope = unix.RT_SCOPE_LINK
+		}
 	}
 	if len(hops) > 1 {
 		req.AddData(nl.NewRtAttr(unix.RTA_MULTIPATH, paths))
@@ -252,6 +256,8 @@ func (a answer) entry() entry {
 	case a.kind == unix.RTN_BLACKHOLE:
 		// IPv6 tells the loopback device as the way into the black hole.
 		e.route.Kind, e.route.Hops = Blackhole, [MaxHops]NextHop{}
+	case a.kind == unix.RTN_LOCAL && a.table == Local:
+		e.route.Kind = Here
 	case a.kind != unix.RTN_UNICAST:
 		e.route.Fault = fmt.Sprintf("type %d", a.kind)
 	}

@@ -13,6 +13,7 @@ const (
 	Protocol = 88   // of our routes and rules
 	Metric   = 88   // of our routes: none of ours ever has the key of a foreign one
 	Main     = 254  // the table of the prefixes
+	Local    = 255  // the table of this host's own addresses
 	Table    = 88   // the table of the tunnelled hosts, for packets from our blocks
 	Priority = 8800 // of the rules that lead there
 )
@@ -78,6 +79,7 @@ type Kind string
 const (
 	Unicast   Kind = "unicast"
 	Blackhole Kind = "blackhole"
+	Here      Kind = "local" // to this host itself, though no link of it has the address
 )
 
 // NextHop is one way out. The zero value is none.

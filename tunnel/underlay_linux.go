@@ -41,7 +41,8 @@ func (k *Kernel) Underlay(ctx context.Context, address netip.Addr) (Underlay, er
 	if at < 0 {
 		return Underlay{}, fmt.Errorf("find %v: %w", address, ErrAddressGone)
 	}
-	l, err := k.cachedLink(ctx, make(map[int]link), owned[at].index)
+	seen := make(map[int]link)
+	l, err := k.cachedLink(ctx, seen, owned[at].index)
 	if err != nil {
 		return Underlay{}, err
 	}
@@ -51,8 +52,31 @@ func (k *Kernel) Underlay(ctx context.Context, address netip.Addr) (Underlay, er
 			u.Address6 = o.ip
 		}
 	}
+	if u.Uplinks, err = k.uplinks(ctx, seen, owned, l.index); err != nil {
+		return Underlay{}, err
+	}
 	u.RA, err = k.advertised(ctx, all)
 	return u, err
+}
+
+// uplinks are the link of the node's address and the others that have addresses and lead out of this host. What is behind
+// a bridge or a veth is a container or virtual machine of somebody else's, whose firewall is not ours to open.
+func (k *Kernel) uplinks(ctx context.Context, seen map[int]link, owned []ownAddress, node int) (names []string, err error) {
+	for _, o := range owned {
+		if o.ip.IsLoopback() || o.ip.IsLinkLocalUnicast() {
+			continue
+		}
+		l, err := k.cachedLink(ctx, seen, o.index)
+		if err != nil {
+			return nil, err
+		}
+		inside := slices.Contains([]string{"bridge", "veth", "tun"}, l.kind)
+		if l.index != 0 && !ourLink(l.name) && (o.index == node || !inside) {
+			names = append(names, l.name)
+		}
+	}
+	slices.Sort(names)
+	return slices.Compact(names), nil
 }
 
 // ownAddress is an address of this host.
