@@ -1,0 +1,230 @@
+package nat
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"maps"
+	"slices"
+	"sync"
+	"time"
+
+	"github.com/fairlead-net/fairlead/store"
+)
+
+// Errors of orders; each is wrapped with the facts.
+var (
+	ErrNoPort     = errors.New("no port is free")
+	ErrNotMapped  = errors.New("port is not published")
+	ErrConfigured = errors.New("port belongs to the config")
+)
+
+// Holder keeps other programs from binding ports.
+type Holder interface {
+	Claim(ctx context.Context, ports ...Port) error // all or none
+	Settle(ports ...Port)                           // what becomes of a claim is decided
+}
+
+// Book knows who has which port of this host. What it has is on the disk; what is being decided is in drafts. Its methods
+// can be called by many goroutines at once, but two drafts of one owner exclude each other.
+type Book struct {
+	db    *store.DB
+	holds Holder
+	now   func() time.Time
+
+	mu   sync.Mutex
+	kept map[Port]Mapping
+	near map[spot][]Port // the keys of kept that could be for the same packet
+	busy map[Port]string // ports of drafts, with whose they will be
+}
+
+// spot is where ports overlap or not by their addresses alone.
+type spot struct {
+	proto  string
+	number uint16
+	is4    bool
+}
+
+func (p Port) spot() spot { return spot{p.Proto, p.Number, p.IP.Is4()} }
+
+// NewBook reads the book that db keeps.
+func NewBook(db *store.DB, holds Holder, now func() time.Time) (*Book, error) {
+	b := &Book{
+		db: db, holds: holds, now: now,
+		kept: make(map[Port]Mapping), near: make(map[spot][]Port), busy: make(map[Port]string),
+	}
+	err := db.View(func(tx *store.Tx) error {
+		for key, m := range mappings().All(tx) {
+			if key != m.Port.String() || m.Owner == "" || m.Target == 0 {
+				return fmt.Errorf("port %s is of %s, owner %q: %w", key, m.Port, m.Owner, store.ErrCorrupt)
+			}
+			b.keep(m)
+		}
+		return nil
+	})
+	if err != nil {
+		return nil, fmt.Errorf("read ports: %w", err)
+	}
+	return b, nil
+}
+
+func (b *Book) keep(m Mapping) {
+	if _, there := b.kept[m.Port]; !there {
+		b.near[m.Port.spot()] = append(b.near[m.Port.spot()], m.Port)
+	}
+	b.kept[m.Port] = m
+}
+
+func (b *Book) lose(p Port) {
+	delete(b.kept, p)
+	at := slices.DeleteFunc(b.near[p.spot()], func(o Port) bool { return o == p })
+	if b.near[p.spot()] = at; len(at) == 0 {
+		delete(b.near, p.spot())
+	}
+}
+
+// All is every mapping that the disk has, by port.
+func (b *Book) All() []Mapping {
+	b.mu.Lock()
+	defer b.mu.Unlock()
+	return slices.SortedFunc(maps.Values(b.kept), func(x, y Mapping) int { return x.Port.Compare(y.Port) })
+}
+
+// Of is an owner's mappings, by port.
+func (b *Book) Of(owner string) []Mapping {
+	return slices.DeleteFunc(b.All(), func(m Mapping) bool { return m.Owner != owner })
+}
+
+// Restore takes over mappings that were found at work after the store was lost. What fn writes goes into the same commit.
+func (b *Book) Restore(ctx context.Context, all []Mapping) error {
+	d := b.draft()
+	d.puts = all
+	return d.Commit(ctx)
+}
+
+// Draft is a change of the book that is not decided yet. The ports that it is to get are held already.
+type Draft struct {
+	b       *Book
+	puts    []Mapping
+	drops   []Port
+	marked  []Port // in busy
+	claimed []Port // held for the first time
+}
+
+func (b *Book) draft() *Draft { return &Draft{b: b} }
+
+// Empty tells whether the draft changes nothing.
+func (d *Draft) Empty() bool { return len(d.puts)+len(d.drops) == 0 }
+
+// Write makes the change part of a transaction. It may be called more than once.
+func (d *Draft) Write(tx *store.Tx) error {
+	for _, p := range d.drops {
+		if err := mappings().Delete(tx, p.String()); err != nil {
+			return fmt.Errorf("drop port %s: %w", p, err)
+		}
+	}
+	for _, m := range d.puts {
+		if err := mappings().Put(tx, m.Port.String(), m); err != nil {
+			return fmt.Errorf("keep port %s: %w", m.Port, err)
+		}
+	}
+	return nil
+}
+
+// End decides the draft: err is what the commit of Write gave. A draft that is not written must be ended too.
+func (d *Draft) End(err error) {
+	d.b.mu.Lock()
+	if err == nil {
+		for _, p := range d.drops {
+			d.b.lose(p)
+		}
+		for _, m := range d.puts {
+			d.b.keep(m)
+		}
+	}
+	for _, p := range d.marked {
+		delete(d.b.busy, p)
+	}
+	d.b.mu.Unlock()
+	d.b.holds.Settle(d.claimed...)
+	d.marked, d.claimed = nil, nil
+}
+
+// Commit writes the draft in a transaction of its own and ends it.
+func (d *Draft) Commit(ctx context.Context) error {
+	if d.Empty() {
+		d.End(nil)
+		return nil
+	}
+	err := d.b.db.Update(ctx, d.Write)
+	d.End(err)
+	return err
+}
+
+// Rest lets an owner's mappings wait for its endpoint to come back; those of the config wait without end.
+func (b *Book) Rest(owner string) *Draft {
+	d, now := b.draft(), b.now().Round(0).UTC()
+	for _, m := range b.Of(owner) {
+		if !m.Resting() && m.Origin != OriginConfig {
+			m.Rests = now
+			d.puts = append(d.puts, m)
+		}
+	}
+	return d
+}
+
+// Expire drops what has rested for RestTime.
+func (b *Book) Expire() *Draft {
+	d, now := b.draft(), b.now()
+	for _, m := range b.All() {
+		if m.Resting() && now.Sub(m.Rests) >= RestTime && d.mark(m.Port, m.Owner) {
+			d.drops = append(d.drops, m.Port)
+		}
+	}
+	return d
+}
+
+// mark keeps other drafts from a port, unless one has it.
+func (d *Draft) mark(p Port, owner string) bool {
+	d.b.mu.Lock()
+	defer d.b.mu.Unlock()
+	return d.markLocked(p, owner)
+}
+
+func (d *Draft) markLocked(p Port, owner string) bool {
+	if _, taken := d.b.busy[p]; taken {
+		return false
+	}
+	d.b.busy[p] = owner
+	d.marked = append(d.marked, p)
+	return true
+}
+
+// Cancel ends those of an owner's mappings that a spec names: by the host port, or all of a port of the endpoint.
+// The error wraps ErrNotMapped when there is none.
+func (b *Book) Cancel(owner string, specs []Spec) (*Draft, error) {
+	d := b.draft()
+	own := b.Of(owner)
+	for _, s := range specs {
+		found := false
+		for _, m := range own {
+			w := wish{Spec: s, ports: []Port{{Proto: s.Proto, IP: m.Port.IP}}}
+			if s.HostIP.IsValid() && s.HostIP != m.Port.IP || m.Port.Proto != s.Proto || !w.fits(m) {
+				continue
+			}
+			if m.Origin == OriginConfig {
+				d.End(ErrNotMapped)
+				return nil, fmt.Errorf("%w: %s of %s is in the config: take it out of its [[endpoint]] and reload", ErrConfigured, m.Port, owner)
+			}
+			found = true
+			if !slices.Contains(d.drops, m.Port) && d.mark(m.Port, owner) {
+				d.drops = append(d.drops, m.Port)
+			}
+		}
+		if !found {
+			d.End(ErrNotMapped)
+			return nil, fmt.Errorf("%w: %s has no mapping of %s: fairlead ports lists them", ErrNotMapped, owner, s)
+		}
+	}
+	return d, nil
+}
