@@ -76,7 +76,7 @@ func (l line) counted() (name string, packets uint64, ours bool) {
 // number puts numbers in the place of the names of protocols: which of them iptables prints depends on its version and
 // on /etc/protocols.
 func number(spec []string) []string {
-	numbers := map[string]string{"udp": "17", "ipencap": "4", "ipip": "4", "ipv4": "4", "gre": "47"}
+	numbers := map[string]string{"tcp": "6", "udp": "17", "sctp": "132", "ipencap": "4", "ipip": "4", "ipv4": "4", "gre": "47"}
 	for i := range spec {
 		if n, known := numbers[spec[i]]; known && i > 0 && spec[i-1] == "-p" {
 			spec[i] = n
