@@ -11,7 +11,6 @@ import (
 	"github.com/spf13/cobra"
 
 	"github.com/fairlead-net/fairlead/agent"
-	"github.com/fairlead-net/fairlead/nat"
 )
 
 // maxIfName is IFNAMSIZ less its zero byte, from linux/if.h.
@@ -24,7 +23,8 @@ func (a *app) attach() *cobra.Command {
 		Short: "Give a container or namespace an address and a way out",
 		Long: "Attach joins a network namespace to this host's network. Without --netns or --pid it is /run/netns/NAME.\n" +
 			"Attaching the same again changes nothing and prints the same addresses.",
-		Example: "  fairlead attach web1\n  fairlead attach web1 --pid 4711 --ip 10.88.1.7 --label app=web",
+		Example: "  fairlead attach web1\n  fairlead attach web1 --pid 4711 --ip 10.88.1.7 --label app=web\n" +
+			"  fairlead attach web1 --publish 8080:80 --publish 53/udp",
 		GroupID: groupUse, Args: arguments("NAME"), ValidArgsFunction: a.completeFirst(namespaces),
 		RunE: func(cmd *cobra.Command, args []string) error {
 			req, err := f.request(args[0], cmd.Flags().Changed("pid"))
@@ -57,7 +57,7 @@ func (f *attachFlags) define(cmd *cobra.Command) {
 	fs.StringArrayVar(&f.ips, "ip", nil, "`ADDRESS` wanted, one of each family at most")
 	fs.StringVar(&f.ifname, "ifname", "eth0", "`NAME` of the interface inside")
 	fs.StringArrayVar(&f.labels, "label", nil, "label, as `KEY=VALUE`; may be repeated")
-	fs.StringArrayVar(&f.publish, "publish", nil, "port to publish, as `[HOSTIP:][HOSTPORT:]PORT[/PROTO]` (this release refuses it)")
+	fs.StringArrayVar(&f.publish, "publish", nil, "port to publish, as `[HOSTIP:][HOSTPORT:]PORT[/PROTO]`; may be repeated")
 }
 
 // request checks what can be checked without the daemon.
@@ -78,10 +78,8 @@ func (f *attachFlags) request(name string, pidGiven bool) (agent.AttachRequest, 
 	if req.IPs, err = parseIPs(f.ips); err != nil {
 		return req, err
 	}
-	for _, spec := range f.publish {
-		if _, err := nat.ParseSpec(spec); err != nil {
-			return req, misusef("--publish: %v", err)
-		}
+	if _, err := parseSpecs(f.publish); err != nil {
+		return req, misusef("--publish: %v", err)
 	}
 	req.Publish = f.publish
 	req.Labels, err = parseLabels(f.labels)
@@ -153,8 +151,12 @@ func (a *app) doAttach(cmd *cobra.Command, req agent.AttachRequest) error {
 	if !a.format.human() {
 		return printRaw(a.out, a.format, raw)
 	}
-	_, err = fmt.Fprintln(a.out, visible(strings.TrimSpace(e.Name+" "+strings.ReplaceAll(joined(e.Addresses), ",", " "))))
-	return err
+	fmt.Fprintln(a.out, visible(strings.TrimSpace(e.Name+" "+strings.ReplaceAll(joined(e.Addresses), ",", " "))))
+	if len(e.Ports) == 0 {
+		return nil
+	}
+	t := portTable(e.Ports)
+	return t.print(a.out, lookOf(a.out))
 }
 
 func (a *app) detach() *cobra.Command {

@@ -182,7 +182,7 @@ func (a *app) root() *cobra.Command {
 		&cobra.Group{ID: groupSee, Title: "What is there:"},
 		&cobra.Group{ID: groupHost, Title: "This host:"})
 	a.globalFlags(root)
-	root.AddCommand(a.attach(), a.detach())
+	root.AddCommand(a.attach(), a.detach(), a.publish(), a.unpublish(), a.env(), a.reserve())
 	root.AddCommand(a.status(), a.endpoints(), a.peers(), a.routes(), a.ports(), a.leases(), a.events())
 	root.AddCommand(a.run(), a.init(), a.check(), a.reload(), a.drain(), a.doctor(), a.uninstall())
 	root.AddCommand(a.version(), a.completion(), a.checkStore())

@@ -79,6 +79,41 @@ func endpointNames(ctx context.Context, a *app) []string {
 	return names
 }
 
+// endpointOrReservation are the names that env knows.
+func endpointOrReservation(ctx context.Context, a *app) []string {
+	names := endpointNames(ctx, a)
+	for _, p := range a.published(ctx) {
+		if p.State == "reserved" {
+			names = append(names, p.Endpoint+"\treserved")
+		}
+	}
+	slices.Sort(names)
+	return slices.Compact(names)
+}
+
+func (a *app) published(ctx context.Context) []agent.Port {
+	var ports []agent.Port
+	a.ask(ctx, "/v1/ports", &ports)
+	return ports
+}
+
+// completePublished offers who has ports, and then the SPECs of those ports that are not on the line yet.
+func (a *app) completePublished(cmd *cobra.Command, args []string, _ string) ([]string, cobra.ShellCompDirective) {
+	offers := func(ctx context.Context, a *app) []string {
+		var texts []string
+		for _, p := range a.published(ctx) {
+			if len(args) == 0 {
+				texts = append(texts, p.Endpoint)
+			} else if p.Endpoint == args[0] {
+				texts = append(texts, spec(p))
+			}
+		}
+		slices.Sort(texts)
+		return slices.Compact(texts)
+	}
+	return complete(a, cmd, offers, args[min(1, len(args)):])
+}
+
 func networks(ctx context.Context, a *app) []string {
 	var endpoints []agent.Endpoint
 	a.ask(ctx, "/v1/endpoints", &endpoints)

@@ -93,21 +93,6 @@ func routeTable(routes []agent.Route) table {
 	return t
 }
 
-func (a *app) ports() *cobra.Command {
-	return list(a, "ports", "Published ports of this host's endpoints", "/v1/ports", "no published ports", portTable)
-}
-
-func portTable(ports []agent.Port) table {
-	t := table{columns: []column{
-		{title: "ENDPOINT", least: 12}, {title: "HOST"}, {title: "PORT"}, {title: "BACKEND", drop: 1},
-	}}
-	for _, p := range ports {
-		t.add(p.Endpoint, netip.AddrPortFrom(p.HostIP, p.HostPort).String(),
-			strconv.Itoa(int(p.Port))+"/"+p.Proto, p.Backend)
-	}
-	return t
-}
-
 func (a *app) leases() *cobra.Command {
 	return list(a, "leases", "Addresses handed out by this host", "/v1/leases", "no leases", leaseTable)
 }
@@ -174,14 +159,6 @@ func endpointFacts(e agent.Endpoint) []fact {
 		fs = append(fs, fact{"ports", portWords(e.Ports)})
 	}
 	return append(fs, fact{"created", e.Created.Format(time.RFC3339)}, fact{"id", e.ID})
-}
-
-func portWords(ports []agent.Port) string {
-	words := make([]string, len(ports))
-	for i, p := range ports {
-		words[i] = fmt.Sprintf("%s:%d/%s", netip.AddrPortFrom(p.HostIP, p.HostPort), p.Port, p.Proto)
-	}
-	return strings.Join(words, " ")
 }
 
 func endpointTable(endpoints []agent.Endpoint) table {

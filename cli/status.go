@@ -74,6 +74,7 @@ const (
 	cureOfPeers  = "fairlead peers"
 	cureOfRoutes = "fairlead routes"
 	cureOfPools  = "fairlead leases"
+	cureOfPorts  = "fairlead ports"
 )
 
 // atMost is how many problems of one kind are printed: a hundred peers that are down have one cause.
@@ -81,7 +82,7 @@ const atMost = 5
 
 // ownWords are the daemon's problems with a cure for each kind, which their first word tells.
 func ownWords(problems []string, grave tone) []remark {
-	cures := map[string]string{"peer": cureOfPeers, "route": cureOfRoutes, "the": cureOfConfig}
+	cures := map[string]string{"peer": cureOfPeers, "route": cureOfRoutes, "port": cureOfPorts, "the": cureOfConfig}
 	seen := make(map[string]int)
 	var rs []remark
 	for i, p := range problems {
@@ -221,7 +222,7 @@ func endpointWords(s agent.Status) string {
 	if s.Ports == 0 {
 		return strconv.Itoa(s.Endpoints)
 	}
-	return fmt.Sprintf("%d, %s published", s.Endpoints, count(s.Ports, "port"))
+	return fmt.Sprintf("%d, %s mapped", s.Endpoints, count(s.Ports, "port"))
 }
 
 func poolWords(p agent.PoolStatus) string {

@@ -16,7 +16,8 @@ func TestRemarks(t *testing.T) {
 	for i := range 9 {
 		s.Problems = append(s.Problems, fmt.Sprintf("peer 192.0.2.%d is not established (active)", i))
 	}
-	s.Problems = append(s.Problems, "route 10.88.2.0/24 via 192.0.2.2 is not used: next-hop-unreachable")
+	s.Problems = append(s.Problems, "route 10.88.2.0/24 via 192.0.2.2 is not used: next-hop-unreachable",
+		"port 0.0.0.0:8080/tcp of web is held by another program")
 	var got []string
 	for _, r := range remarks(s) {
 		got = append(got, r.text+" > "+r.cure)
@@ -30,6 +31,7 @@ func TestRemarks(t *testing.T) {
 		"peer 192.0.2.4 is not established (active) > fairlead peers",
 		"and 4 more of these > fairlead peers",
 		"route 10.88.2.0/24 via 192.0.2.2 is not used: next-hop-unreachable > fairlead routes",
+		"port 0.0.0.0:8080/tcp of web is held by another program > fairlead ports",
 		"drained: the peers send no traffic here > systemctl restart fairlead",
 	}
 	if diff := cmp.Diff(want, got); diff != "" {
