@@ -59,6 +59,9 @@ func (c *claims) publish(s section, endpoint string) []nat.Spec {
 	texts, _ := s.value(key).([]string) // what is no list was said when it was read
 	all := []nat.Spec{}
 	for i, text := range texts {
+		if c.ports > mostPorts {
+			break // said, and nothing more is made of them
+		}
 		at := s.part(key, i)
 		if len(text) > longestSpec {
 			s.add(at, "endpoint.publish: %s is longer than any SPEC", quote(text))
@@ -71,7 +74,7 @@ func (c *claims) publish(s section, endpoint string) []nat.Spec {
 		}
 		if c.ports += len(specs); c.ports > mostPorts {
 			s.add(at, "endpoint.publish: more than %d ports in all", mostPorts)
-			break
+			continue
 		}
 		c.claim(endpoint, specs, at)
 		all = append(all, specs...)

@@ -2,6 +2,7 @@ package config_test
 
 import (
 	"errors"
+	"fmt"
 	"strings"
 	"testing"
 
@@ -17,6 +18,18 @@ func TestManyProblemsAreBounded(t *testing.T) {
 	}
 	if last := found[200].Message; last != "and 800 more mistakes, here and elsewhere" {
 		t.Errorf("got %q", last)
+	}
+}
+
+// TestManyPortsAreBounded: ranges of a few bytes must not become more than a host has.
+func TestManyPortsAreBounded(t *testing.T) {
+	var text strings.Builder
+	for i := range 66 {
+		fmt.Fprintf(&text, "[[endpoint]]\nname = 'x%d'\npublish = ['1-1024']\n", i)
+	}
+	got := problems(t, write(t, map[string]string{"fairlead.toml": text.String()}))
+	if want := "fairlead.toml:195:12: endpoint.publish: more than 65536 ports in all"; got != want {
+		t.Errorf("got %s, want %s", got, want)
 	}
 }
 
