@@ -17,14 +17,17 @@ const (
 	dumpTries  = 4       // of a listing that changed while it was read
 )
 
-// errTorn is a listing of what changed while it was read.
-var errTorn = errors.New("changed while it was read")
+var (
+	errTorn    = errors.New("changed while it was read") // of a listing
+	errGivenUp = errors.New("given up")                  // of an answer
+)
 
 // wire is a socket to the kernel's packet filter (nfnetlink). It stays in the network namespace in which it was opened.
 type wire struct {
 	fd  int
 	seq uint32
 	buf []byte
+	end <-chan struct{} // once it is closed no answer is heard to its end; nil: always
 }
 
 func dial() (*wire, error) {
@@ -55,6 +58,11 @@ func (w *wire) ask(req *nl.NetlinkRequest, answer func(body []byte)) error {
 	}
 	torn := false
 	for {
+		select {
+		case <-w.end:
+			return errGivenUp
+		default:
+		}
 		n, _, err := unix.Recvfrom(w.fd, w.buf, 0)
 		switch {
 		case errors.Is(err, unix.EINTR):
