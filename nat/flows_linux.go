@@ -62,7 +62,7 @@ func (k *Kernel) Forget(ctx context.Context, gone, added map[Port]netip.AddrPort
 	if err := k.inside(func() (err error) { w, err = dial(); return err }); err != nil {
 		return err
 	}
-	defer w.close()
+	defer func() { _ = w.close() }()
 	w.end = ctx.Done()
 	for _, family := range []uint8{unix.AF_INET, unix.AF_INET6} {
 		s, err := k.sieve(family, gone, added)

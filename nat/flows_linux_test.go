@@ -32,9 +32,10 @@ func (c crowd) gather(t *testing.T) (all []track) {
 	if !c.next {
 		return talk(t, c.from, c.proto, c.to, c.count)
 	}
+	ip := c.to.Addr()
 	for range c.count {
-		all = append(all, talk(t, c.from, c.proto, c.to, 1)...)
-		c.to = netip.AddrPortFrom(c.to.Addr().Next(), c.to.Port())
+		all = append(all, talk(t, c.from, c.proto, netip.AddrPortFrom(ip, c.to.Port()), 1)...)
+		ip = ip.Next()
 	}
 	return all
 }
@@ -82,7 +83,8 @@ func (s *street) others(f side) []crowd {
 		{"to the host's other address", s.client, "udp", at(f.host, 8083), 40, false},
 	}
 	if f.host.Is4() {
-		all = append(all, crowd{"to everybody on the link", s.client, "udp", to("192.0.2.255:8084"), 3, false})
+		all = append(all, crowd{"to everybody on the link", s.client, "udp", to("192.0.2.255:8084"), 3, false},
+			crowd{"to everybody by the loopback", s.Host, "udp", to("127.255.255.255:8084"), 3, false})
 	}
 	return all
 }
