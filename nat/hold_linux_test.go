@@ -20,14 +20,7 @@ import (
 // pinFS is a directory for pins in a file system of the test's own.
 func pinFS(t *testing.T) string {
 	t.Helper()
-	dir := nettest.NewDir(t, "")
-	must(t, unix.Mount("bpf", dir, "bpf", 0, "mode=0700"))
-	t.Cleanup(func() {
-		if err := unix.Unmount(dir, unix.MNT_DETACH); err != nil {
-			t.Errorf("unmount: %v", err)
-		}
-	})
-	return filepath.Join(dir, "fairlead")
+	return filepath.Join(nettest.MountPins(t, nettest.NewDir(t, "")), "fairlead")
 }
 
 // holds opens the table of a host's ports; strong is what it must be where this kernel allows it, which it does.

@@ -80,7 +80,7 @@ func Remove(path string) error {
 // sweep removes namespaces and directories of earlier runs whose process is gone.
 func sweep() {
 	removeDead(runDir, prefix+"-", Remove)
-	removeDead(os.TempDir(), labDir, os.RemoveAll)
+	removeDead(os.TempDir(), labDir, RemoveDir)
 }
 
 // removeDead removes what begins with the prefix and the id of a process that has ended.

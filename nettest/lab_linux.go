@@ -52,6 +52,7 @@ type Lab struct {
 	Routers  []*Host
 	Switches []*Host // of each subnet
 	Dir      string
+	pins     string // where the hosts' daemons pin what outlives them; one for all, as on hosts that share a kernel
 	t        T
 	o        LabOptions
 }
@@ -69,6 +70,7 @@ func NewLab(t T, o LabOptions) *Lab {
 	if l.Dir == "" {
 		l.Dir = NewDir(t, "")
 	}
+	l.pins = filepath.Join(MountPins(t, l.Dir), "fairlead")
 	l.addNetworks(max(2, 1+subnetOf(slices.Max(o.Nodes))))
 	for _, name := range o.Nodes {
 		l.addNode(name)
@@ -257,6 +259,7 @@ func (l *Lab) Start() {
 func (n *Node) Config() string {
 	var b strings.Builder
 	fmt.Fprintf(&b, "[node]\nstate_dir = %q\nrun_dir = %q\n", n.StateDir(), n.RunDir())
+	fmt.Fprintf(&b, "\n[fastpath]\npin_dir = %q\n", n.lab.pins)
 	for i, cidr := range n.lab.o.Pools {
 		b.WriteString("\n[[pool]]\n")
 		if i > 0 {

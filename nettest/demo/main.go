@@ -117,7 +117,7 @@ func takeDown() error {
 	for _, path := range namespaces {
 		errs = append(errs, nettest.Remove(path))
 	}
-	return errors.Join(append(errs, os.RemoveAll(keptDir))...)
+	return errors.Join(append(errs, nettest.RemoveDir(keptDir))...)
 }
 
 // end kills the process whose id is in the file, if it still is the program of the lab.
