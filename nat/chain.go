@@ -1,6 +1,7 @@
 package nat
 
 import (
+	"cmp"
 	"fmt"
 	"slices"
 	"strconv"
@@ -14,6 +15,10 @@ type EntryKey struct {
 }
 
 func (k EntryKey) String() string { return fmt.Sprintf("%s of IPv%d", k.Name, k.Family) }
+
+func (k EntryKey) compare(o EntryKey) int {
+	return cmp.Or(strings.Compare(k.Name, o.Name), k.Family-o.Family)
+}
 
 func families() []int { return []int{4, 6} }
 

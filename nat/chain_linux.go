@@ -12,6 +12,7 @@ import (
 )
 
 const (
+	inputTable = "filter"
 	inputChain = "FAIRLEAD-INPUT"
 	inputHook  = "INPUT"
 )
@@ -23,14 +24,11 @@ const (
 // chain or its hook was written, ours or not, as nf_tables tells, and after some time. What was read is believed in
 // between. The old back end tells nobody of changes: there the time alone counts.
 type Chain struct {
-	k          *Kernel
+	hand
 	name, hook string
 	age        time.Duration
-	changed    chan struct{}
 
 	mu        sync.Mutex
-	tools     map[int]*tool
-	news      *news
 	last      reading[Entry]
 	displaced []time.Time
 	tally     tally
@@ -55,11 +53,14 @@ const (
 	restTime = 5 * time.Second // after a reading that took longer, for which the others of the same pass do not try again
 )
 
+// inputSite is where the chain is.
+func inputSite() site {
+	return site{table: inputTable, chain: inputChain, hooks: []hook{{chain: inputHook}}}
+}
+
 // Input is the chain that drops packets to this host. What was read of it is believed for as long as age.
 func (k *Kernel) Input(age time.Duration) *Chain {
-	return &Chain{
-		k: k, name: inputChain, hook: inputHook, age: age, changed: make(chan struct{}, 1), tools: make(map[int]*tool),
-	}
+	return &Chain{hand: k.hand(inputSite()), name: inputChain, hook: inputHook, age: age}
 }
 
 // Changed pokes after others have changed what the chain depends on. The channel has capacity 1. It is silent before the
@@ -71,7 +72,7 @@ func (c *Chain) Changed() <-chan struct{} { return c.changed }
 func (c *Chain) List(ctx context.Context) (map[EntryKey]Entry, error) {
 	c.mu.Lock()
 	defer c.mu.Unlock()
-	if c.news != nil && c.news.concern(c.name, c.hook) {
+	if c.concerned() {
 		c.last.rows = nil
 	}
 	since := time.Since(c.last.at)
@@ -87,13 +88,6 @@ func (c *Chain) List(ctx context.Context) (map[EntryKey]Entry, error) {
 		}
 	}
 	return maps.Clone(c.last.rows), nil
-}
-
-// within has fn run iptables in the kernel's namespace, for a bounded time in all.
-func (c *Chain) within(ctx context.Context, fn func(context.Context) error) error {
-	ctx, cancel := context.WithTimeout(ctx, runsTime)
-	defer cancel()
-	return c.k.inside(func() error { return fn(ctx) })
 }
 
 // look reads the rules of both families. What changes while it reads makes it be read again.
@@ -119,27 +113,13 @@ func (c *Chain) look(ctx context.Context) error {
 	return nil
 }
 
-// tool is iptables for a family. News of what it changes are heard from then on.
+// tool is iptables for a family. Who has none can do without the guard.
 func (c *Chain) tool(ctx context.Context, family int) (*tool, error) {
-	t := c.tools[family]
-	if t != nil && t.current() {
-		return t, nil
+	t, err := c.hand.tool(ctx, family, c.unsettled)
+	if errors.Is(err, exec.ErrNotFound) {
+		return nil, fmt.Errorf(`%w, or set accept = "any" under [tunnel]`, err)
 	}
-	t, err := find(family)
-	if err != nil {
-		return nil, err
-	}
-	if err := t.identify(ctx); err != nil {
-		return nil, err
-	}
-	if t.of == nfTables && c.news == nil {
-		if c.news, err = listen(); err != nil {
-			return nil, err
-		}
-		c.k.tend(c.news, c)
-	}
-	c.tools[family] = t
-	return t, nil
+	return t, err
 }
 
 // Put makes a rule, and mends the chain where it is not in order.
@@ -168,9 +148,7 @@ func (c *Chain) Apply(ctx context.Context, puts map[EntryKey]Entry, deletes []En
 				o.blame(failed, err)
 			}
 		}
-		if c.news != nil {
-			c.news.forget() // it is what we wrote ourselves, or is read now
-		}
+		c.forget() // it is what we wrote ourselves, or is read now
 		return c.look(ctx)
 	})
 	for k, r := range puts {
@@ -204,7 +182,7 @@ func (c *Chain) Dropped(ctx context.Context) (map[EntryKey]uint64, error) {
 // count adds what the rules of both families have dropped.
 func (c *Chain) count(ctx context.Context, dropped map[EntryKey]uint64) error {
 	for _, family := range families() {
-		t, err := find(family)
+		t, err := find(family, inputTable)
 		if errors.Is(err, exec.ErrNotFound) {
 			continue
 		}

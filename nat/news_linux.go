@@ -13,10 +13,11 @@ import (
 	"golang.org/x/sys/unix"
 )
 
-const newsRoom = 1 << 20 // bytes of the receive buffer
+const newsRoom = 1 << 23 // bytes of the receive buffer, which are taken only when many rules change at once
 
 // news is a socket to which nf_tables tells every change of its rules in one network namespace.
 type news struct {
+	at   site // that it is about
 	file *os.File
 	raw  syscall.RawConn
 	lost atomic.Bool // told to the one who only waited: the kernel says it once, also to a peek
@@ -24,7 +25,7 @@ type news struct {
 	done sync.WaitGroup
 }
 
-func listen() (*news, error) {
+func listen(at site) (*news, error) {
 	fd, err := unix.Socket(unix.AF_NETLINK, unix.SOCK_RAW|unix.SOCK_CLOEXEC|unix.SOCK_NONBLOCK, unix.NETLINK_NETFILTER)
 	if err != nil {
 		return nil, fmt.Errorf("open netlink socket: %w", err)
@@ -40,7 +41,7 @@ func listen() (*news, error) {
 		unix.Close(fd)
 		return nil, fmt.Errorf("listen to nf_tables: %w", err)
 	}
-	n := &news{file: os.NewFile(uintptr(fd), "netlink"), buf: make([]byte, bufferSize)}
+	n := &news{at: at, file: os.NewFile(uintptr(fd), "netlink"), buf: make([]byte, bufferSize)}
 	if n.raw, err = n.file.SyscallConn(); err != nil {
 		n.file.Close()
 		return nil, fmt.Errorf("listen to nf_tables: %w", err)
@@ -54,18 +55,15 @@ func (n *news) close() error {
 	return err
 }
 
-// tend pokes whoever waits for c when news come that concern it, until the kernel is closed.
-func (k *Kernel) tend(n *news, c *Chain) {
+// tend pokes when news came after which something must be read again, until the kernel is closed.
+func (k *Kernel) tend(n *news, unsettled func() bool, poke func()) {
 	k.mu.Lock()
 	k.news = append(k.news, n)
 	k.mu.Unlock()
 	n.done.Go(func() {
 		for n.wait() {
-			if c.unsettled() {
-				select {
-				case c.changed <- struct{}{}:
-				default:
-				}
+			if unsettled() {
+				poke()
 			}
 		}
 	})
@@ -76,7 +74,7 @@ func (c *Chain) unsettled() bool {
 	c.mu.Lock()
 	defer c.mu.Unlock()
 	known := c.last.rows != nil
-	if !c.news.concern(c.name, c.hook) {
+	if !c.news.concern() {
 		return false
 	}
 	c.last.rows = nil
@@ -95,8 +93,8 @@ func (n *news) wait() bool {
 	return err == nil
 }
 
-// concern reads all that has come and tells whether any of it is about one of the chains. What was lost may have been.
-func (n *news) concern(chains ...string) bool {
+// concern reads all that has come and tells whether any of it is about the site or its hooks. What was lost may have been.
+func (n *news) concern() bool {
 	concerned := n.lost.Swap(false)
 	err := n.raw.Control(func(fd uintptr) {
 		for {
@@ -111,7 +109,7 @@ func (n *news) concern(chains ...string) bool {
 					return
 				}
 			default:
-				concerned = concerned || about(n.buf[:size], chains)
+				concerned = concerned || n.at.about(n.buf[:size])
 			}
 		}
 	})
@@ -121,16 +119,16 @@ func (n *news) concern(chains ...string) bool {
 // forget reads all that has come.
 func (n *news) forget() { n.concern() }
 
-// about tells whether a datagram of nf_tables is about one of the chains, or a whole table of iptables.
-func about(datagram []byte, chains []string) bool {
+// about tells whether a datagram of nf_tables is about a chain of the site or a hook, or about the whole table.
+func (at site) about(datagram []byte) bool {
 	messages, err := syscall.ParseNetlinkMessage(datagram)
 	if err != nil {
 		return true
 	}
 	return slices.ContainsFunc(messages, func(m syscall.NetlinkMessage) bool {
 		family, of, chain := subject(m)
-		return (family == unix.AF_INET || family == unix.AF_INET6) && of == table &&
-			(chain == "" || slices.Contains(chains, chain))
+		return (family == unix.AF_INET || family == unix.AF_INET6) && of == at.table &&
+			(chain == "" || at.ours(chain) || slices.ContainsFunc(at.hooks, func(h hook) bool { return h.chain == chain }))
 	})
 }
 

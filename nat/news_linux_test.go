@@ -20,7 +20,7 @@ func TestLostNewsAreNews(t *testing.T) {
 		h.Run("nft", setup)
 	}
 	var n *news
-	if err := h.Do(func() (err error) { n, err = listen(); return err }); err != nil {
+	if err := h.Do(func() (err error) { n, err = listen(inputSite()); return err }); err != nil {
 		t.Fatal(err)
 	}
 	defer func() { _ = n.close() }()
@@ -37,10 +37,10 @@ func TestLostNewsAreNews(t *testing.T) {
 	if !n.wait() {
 		t.Fatal("the socket is closed")
 	}
-	if !n.concern(inputChain, inputHook) {
+	if !n.concern() {
 		t.Error("what was lost is taken for nothing")
 	}
-	if n.concern(inputChain, inputHook) {
+	if n.concern() {
 		t.Error("it is told twice")
 	}
 	h.Run("nft", batch.String())
@@ -48,7 +48,7 @@ func TestLostNewsAreNews(t *testing.T) {
 		t.Fatal("the socket is closed")
 	}
 	n.forget()
-	if n.concern(inputChain, inputHook) {
+	if n.concern() {
 		t.Error("what was forgotten is told")
 	}
 }

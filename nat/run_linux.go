@@ -14,7 +14,6 @@ import (
 )
 
 const (
-	table    = "filter"
 	lockTime = "2"         // seconds to wait for the lock of the old back end; the loop tries again
 	pipeTime = time.Second // for what it started to let go of its output after it was ended
 	exitBusy = 4           // of iptables: the lock, or another resource, was not to be had
@@ -31,12 +30,17 @@ func (r *refusal) Error() string {
 	return fmt.Sprintf("run %s: exit status %d: %s", r.command, r.status, r.said)
 }
 
-// run has iptables do something with our table and returns the lines that it prints. When ctx ends it is killed:
-// what it changes it changes at once or not at all. The error is a refusal where it said no.
+// run has iptables do something with our table and returns the lines that it prints.
 func (t *tool) run(ctx context.Context, args ...string) (printed []string, err error) {
+	return start(ctx, "", t.path, append([]string{"-w", lockTime, "-t", t.table}, args...)...)
+}
+
+// start runs a program of iptables and returns the lines that it prints. When ctx ends it is killed: what it changes it
+// changes at once or not at all. The error is a refusal where it said no.
+func start(ctx context.Context, told, path string, args ...string) (printed []string, err error) {
 	var out, said bytes.Buffer
-	cmd := exec.CommandContext(ctx, t.path, append([]string{"-w", lockTime, "-t", table}, args...)...)
-	cmd.Stdout, cmd.Stderr, cmd.WaitDelay = &out, &said, pipeTime
+	cmd := exec.CommandContext(ctx, path, args...)
+	cmd.Stdin, cmd.Stdout, cmd.Stderr, cmd.WaitDelay = strings.NewReader(told), &out, &said, pipeTime
 	err = cmd.Run()
 	var exit *exec.ExitError
 	switch command := strings.Join(cmd.Args, " "); {

@@ -18,21 +18,24 @@ const (
 )
 
 // tool is iptables or ip6tables, in the back end that this host uses: the one that the plain name leads to, as it does for
-// everything else on the host that does not speak to nf_tables itself.
+// everything else on the host that does not speak to nf_tables itself. It works on one table.
 type tool struct {
+	table  string
 	name   string // "iptables"
 	path   string
 	real   string // the file that the name led to when it was looked up
 	of     backend
 	family int
+
+	restorer, saver string // iptables-restore and iptables-save, "" until they are needed
 }
 
 // find looks a tool up, without asking which back end it has. The error wraps exec.ErrNotFound when it is not installed.
-func find(family int) (*tool, error) {
-	t := &tool{name: map[int]string{4: "iptables", 6: "ip6tables"}[family], family: family}
+func find(family int, table string) (*tool, error) {
+	t := &tool{table: table, name: map[int]string{4: "iptables", 6: "ip6tables"}[family], family: family}
 	var err error
 	if t.path, err = exec.LookPath(t.name); err != nil {
-		return nil, fmt.Errorf(`%w: apt-get install iptables, or set accept = "any" under [tunnel]`, err)
+		return nil, fmt.Errorf("%w: apt-get install iptables", err)
 	}
 	if t.real, err = filepath.EvalSymlinks(t.path); err != nil {
 		return nil, fmt.Errorf("find %s: %w", t.name, err)
@@ -54,7 +57,7 @@ func (t *tool) identify(ctx context.Context) error {
 
 // current tells whether the plain name still leads to this tool: `update-alternatives` changes it.
 func (t *tool) current() bool {
-	now, err := find(t.family)
+	now, err := find(t.family, t.table)
 	return err == nil && now.real == t.real
 }
 
@@ -123,19 +126,30 @@ func (t *tool) entries(ctx context.Context, chain, hook string) (entries []line,
 // other is the tool of the other back end, when it is installed and can have rules. The old one is not asked where its
 // table does not exist: asking would make it.
 func (t *tool) other() *tool {
-	o := &tool{name: t.name + "-" + string(nfTables), of: nfTables, family: t.family}
+	o := &tool{table: t.table, name: t.name + "-" + string(nfTables), of: nfTables, family: t.family}
 	if t.of == nfTables {
 		o.name, o.of = t.name+"-"+string(legacy), legacy
-		names, err := os.ReadFile(map[int]string{
-			4: "/proc/thread-self/net/ip_tables_names", 6: "/proc/thread-self/net/ip6_tables_names",
-		}[t.family])
-		if err != nil || !strings.Contains("\n"+string(names), "\n"+table+"\n") {
-			return nil
-		}
+	}
+	if o.vacant() {
+		return nil
 	}
 	var err error
 	if o.path, err = exec.LookPath(o.name); err != nil {
 		return nil
 	}
+	if o.real, err = filepath.EvalSymlinks(o.path); err != nil {
+		return nil
+	}
 	return o
+}
+
+// vacant tells of the old back end that the namespace does not have the table: to ask for a rule there would make it.
+func (t *tool) vacant() bool {
+	if t.of == nfTables {
+		return false
+	}
+	names, err := os.ReadFile(map[int]string{
+		4: "/proc/thread-self/net/ip_tables_names", 6: "/proc/thread-self/net/ip6_tables_names",
+	}[t.family])
+	return err != nil || !strings.Contains("\n"+string(names), "\n"+t.table+"\n")
 }
