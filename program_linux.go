@@ -133,15 +133,18 @@ func settings(path string) (cli.Settings, error) {
 	cfg, err := load(path)
 	s := cli.Settings{
 		File: cfg.File, Socket: cfg.API.Socket,
-		Paths:    cli.Paths{State: cfg.Node.StateDir, Run: cfg.Node.RunDir},
+		Paths:    cli.Paths{State: cfg.Node.StateDir, Run: cfg.Node.RunDir, Pins: cfg.Fastpath.PinDir},
 		Node:     cli.NodeSettings{Address: cfg.Node.Address, MTU: cfg.Node.MTU},
 		Interval: cfg.Reconcile.Interval,
 		Mode:     cfg.Tunnel.Mode,
 		Accept:   cfg.Tunnel.Accept,
 		BGP:      cli.Ports{Listen: cfg.BGP.Listen, BGP: int(cfg.BGP.Port), VXLAN: int(cfg.Tunnel.VXLANPort), VNI: cfg.Tunnel.VNI},
 	}
+	for _, e := range cfg.Endpoints {
+		s.NAT.Published += len(e.Publish)
+	}
 	for _, p := range cfg.Pools {
-		s.Pools = append(s.Pools, p.CIDR)
+		s.Pools, s.NAT.Outgoing = append(s.Pools, p.CIDR), s.NAT.Outgoing || p.NATOutgoing
 	}
 	for _, p := range cfg.BGP.Peers {
 		s.Peers = append(s.Peers, p.Address)

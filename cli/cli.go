@@ -76,14 +76,22 @@ type Settings struct {
 	Secrets []string // password files
 	Mode    string   // how other hosts are reached: [tunnel] mode
 	Accept  string   // who may send into the tunnels: [tunnel] accept
+	NAT     NATSettings
 
 	Interval time.Duration // between two passes of a daemon that nothing disturbs; 0: a minute
+}
+
+// NATSettings are what the config wants of address translation.
+type NATSettings struct {
+	Published int  // ports that it fixes for endpoints
+	Outgoing  bool // containers of a pool are seen as this host outside the pools
 }
 
 // Paths are the directories of a daemon.
 type Paths struct {
 	State string
 	Run   string
+	Pins  string // of eBPF
 }
 
 // NodeSettings is this host as its config describes it.

@@ -86,7 +86,7 @@ func program() cli.Program {
 				File: path, Socket: os.Getenv("FAIRLEAD_API_SOCKET"),
 				Paths: cli.Paths{State: "state", Run: "run"},
 				BGP:   cli.Ports{BGP: 179, VXLAN: 4789, VNI: 88},
-				Pools: []netip.Prefix{netip.MustParsePrefix("10.88.0.0/16")},
+				Pools: []netip.Prefix{netip.MustParsePrefix("10.88.0.0/16")}, NAT: cli.NATSettings{Published: 1, Outgoing: true},
 			}, nil
 		},
 		Uninstall: func(_ context.Context, path string) (cli.Removed, error) {

@@ -59,6 +59,8 @@ func examinations() []examination {
 		{"ipv6", judgeIPv6},
 		{"rp_filter", judgeRPFilter},
 		{"firewall", judgeFirewall},
+		{"nat", judgeNAT},
+		{"held ports", judgeHolds},
 		{"neighbours", judgeNeighbours},
 		{"ports", judgePorts},
 		{"networkmanager", judgeNetworkManager},

@@ -13,6 +13,7 @@ type hostFacts struct {
 	config   configFacts
 	daemon   daemonFacts
 	kernel   kernelFacts
+	mounts   mounts
 	sysctls  map[string]string // below /proc/sys, such as net/ipv4/ip_forward
 	network  networkFacts
 	firewall []firewallFacts
@@ -60,7 +61,7 @@ type kernelFacts struct {
 	release string
 	btf     bool              // type information, which eBPF programs need
 	root    bool              // CAP_NET_ADMIN and CAP_SYS_ADMIN are effective
-	probes  map[string]string // link kind to why one could not be made, "" when it could
+	probes  map[string]string // what was tried, such as a kind of link, to why it could not be made, "" when it could
 }
 
 // networkFacts are the links of this network namespace.

@@ -28,6 +28,7 @@ func (a *app) gather(ctx context.Context) (*hostFacts, error) {
 	f.config.Settings, f.config.err = a.Settings(a.config)
 	f.daemon = a.askDaemon(ctx)
 	f.kernel = lookAtKernel()
+	f.mounts = lookAtMounts()
 	address := f.config.Node.Address
 	if !address.IsValid() && f.daemon.up() {
 		address = f.daemon.status.Address
@@ -155,6 +156,9 @@ func probeHere() map[string]string {
 		}
 	}
 	probes[guardProbe] = probeGuard()
+	for family, name := range natProbes() {
+		probes[name] = probeNAT(family)
+	}
 	return probes
 }
 

@@ -24,10 +24,14 @@ func healthy() *hostFacts {
 			Paths: Paths{State: "/var/lib/fairlead", Run: "/run/fairlead"},
 			BGP:   Ports{BGP: 179, VXLAN: 4789, VNI: 88},
 			Pools: []netip.Prefix{netip.MustParsePrefix("10.88.0.0/16")},
+			NAT:   NATSettings{Published: 1, Outgoing: true},
 			Peers: []netip.Addr{netip.MustParseAddr("192.0.2.2")}, Secrets: []string{"/etc/fairlead/bgp.key"}, Mode: "auto",
 		}},
 		daemon: daemonFacts{now: now, lastPass: now.Add(-time.Minute), status: agent.Status{Node: "web1", Version: "0.1.0", Ready: true}},
-		kernel: kernelFacts{release: "6.1.0-18-amd64", btf: true, root: true, probes: map[string]string{"veth": "", "vxlan": "", "ipip": ""}},
+		kernel: kernelFacts{release: "6.1.0-18-amd64", btf: true, root: true, probes: map[string]string{
+			"veth": "", "vxlan": "", "ipip": "", "nat4": "", "nat6": "",
+		}},
+		mounts: mounts{{"/", "/", "ext4"}, {"/", "/sys", "sysfs"}, {"/", "/sys/fs/cgroup", "cgroup2"}, {"/", "/sys/fs/bpf", "bpf"}},
 		sysctls: map[string]string{
 			"net/ipv4/ip_forward": "1", "net/ipv6/conf/all/forwarding": "1", "net/ipv6/conf/all/disable_ipv6": "0",
 			"net/ipv4/conf/all/rp_filter": "0", "net/ipv4/conf/eth0/rp_filter": "1",
@@ -98,8 +102,12 @@ func TestDoctor(t *testing.T) {
 			[]string{"fail config: written by others | chmod go-w /etc/fairlead/fairlead.toml"}},
 		{"no config", func(f *hostFacts) { delete(f.files, "/etc/fairlead/fairlead.toml") }, nil},
 		{"not root", func(f *hostFacts) { f.kernel.root = false }, []string{"warn privileges: not root | sudo fairlead doctor"}},
-		{"ancient kernel", func(f *hostFacts) { f.kernel.release = "4.19.0-26-amd64" }, []string{"fail kernel: 4.19.0-26-amd64 is too old | linux-image"}},
-		{"old kernel", func(f *hostFacts) { f.kernel.release = "5.4.0" }, []string{"warn kernel: older than any that was tested | linux-image"}},
+		{"ancient kernel", func(f *hostFacts) { f.kernel.release = "4.19.0-26-amd64" }, []string{
+			"fail kernel: 4.19.0-26-amd64 is too old | linux-image", "warn held ports: 4.19.0-26-amd64 is older than 5.14 | linux-image",
+		}},
+		{"old kernel", func(f *hostFacts) { f.kernel.release = "5.4.0" }, []string{
+			"warn kernel: older than any that was tested | linux-image", "warn held ports: 5.4.0 is older than 5.14 | linux-image",
+		}},
 		{"no vxlan", func(f *hostFacts) { f.kernel.probes["vxlan"] = "operation not supported" },
 			[]string{"fail links: vxlan links can not be made (operation not supported): no host of another subnet | modprobe vxlan"}},
 		{"no veth", func(f *hostFacts) { f.kernel.probes["veth"] = "operation not supported" }, []string{"fail links: no container | modprobe veth"}},

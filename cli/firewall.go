@@ -3,6 +3,7 @@ package cli
 import (
 	"fmt"
 	"net/netip"
+	"slices"
 	"strings"
 )
 
@@ -113,6 +114,8 @@ type outcome struct {
 	unsure  bool   // a rule on the way accepts some packets, and which could not be told
 }
 
+const policyOf = "policy of "
+
 // maxRules is how many rules are looked at for one flow: what no kernel would load may loop, or grow without bound.
 const maxRules = 100_000
 
@@ -122,7 +125,7 @@ func (r ruleset) judge(f flow) outcome {
 		w := walk{ruleset: r, flow: f}
 		v, by := w.chain(name)
 		if v == verdictNone || v == verdictReturn {
-			v, by = r.chains[name].policy, "policy of "+name
+			v, by = r.chains[name].policy, policyOf+name
 		}
 		if v == verdictDrop {
 			return outcome{dropped: true, chain: name, by: by, unsure: w.unsure}
@@ -185,30 +188,36 @@ func judgeFirewall(f *hostFacts) []finding {
 			continue
 		}
 		tools++
-		found = append(found, judgeRules(fw, f.config.Pools, underlay)...)
+		found = append(found, judgeRules(fw, f, underlay)...)
 	}
 	if tools == 0 && len(found) == 0 {
 		return []finding{fine("no rules: neither iptables nor nft is installed")}
 	}
 	if len(found) == 0 {
-		return []finding{fine("%s, none drops what containers send or get", count(tools, "rule set"))}
+		found = append(found, fine("%s, none drops what containers send or get", count(tools, "rule set")))
+		for _, fw := range f.firewall {
+			found = append(found, strictness(fw, f.daemon.up())...)
+		}
 	}
 	return found
 }
 
-func judgeRules(fw firewallFacts, pools []netip.Prefix, underlay string) []finding {
+func judgeRules(fw firewallFacts, f *hostFacts, underlay string) []finding {
 	var found []finding
-	for _, pool := range pools {
+	for _, pool := range f.config.Pools {
 		if family(pool) != fw.family && fw.family != 0 {
 			continue
 		}
 		for _, fl := range flows(pool, underlay) {
 			o := fw.rules.judge(fl)
-			if !o.dropped {
+			if !o.dropped || fw.accepted(o) && !f.daemon.up() {
 				continue
 			}
 			fix := fw.rules.mend(fw.tool, o.chain, pool)
 			say := fmt.Sprintf("%s drops packets of %s %s: %s", fw.tool, pool, fl.what, o.by)
+			if fw.entered() && !strings.HasPrefix(o.by, policyOf) {
+				say += ", which comes before our chain " + ourChain
+			}
 			if o.unsure {
 				found = append(found, warning(fix, "%s, unless a rule before it accepts them", say))
 			} else {
@@ -218,6 +227,38 @@ func judgeRules(fw firewallFacts, pools []netip.Prefix, underlay string) []findi
 		}
 	}
 	return found
+}
+
+// strictness tells what a policy of DROP means, which Docker sets: nothing, as our own chain accepts what is ours.
+func strictness(fw firewallFacts, up bool) []finding {
+	const policy = "FORWARD of %s drops what no rule accepts, as Docker has it: "
+	switch {
+	case !fw.plain() || fw.rules.chains["FORWARD"].policy != verdictDrop:
+		return nil
+	case fw.entered():
+		return []finding{fine(policy+"our chain %s accepts what containers send and get", fw.tool, ourChain)}
+	case !up:
+		return []finding{fine(policy+"the daemon's chain %s will accept what containers send and get", fw.tool, ourChain)}
+	}
+	return nil
+}
+
+// ourChain is where the daemon's rules accept what containers send and get.
+const ourChain = "FAIRLEAD-FORWARD"
+
+// plain tells whether the daemon writes to this rule set: it takes the one that the plain name leads to.
+func (fw firewallFacts) plain() bool {
+	return fw.tool == "iptables-save" || fw.tool == "ip6tables-save"
+}
+
+// entered tells whether the daemon's rules are there.
+func (fw firewallFacts) entered() bool {
+	return slices.ContainsFunc(fw.rules.chains["FORWARD"].rules, func(r filterRule) bool { return r.target == ourChain })
+}
+
+// accepted tells whether the daemon's rules will accept what is dropped without them: what no rule is about.
+func (fw firewallFacts) accepted(o outcome) bool {
+	return fw.plain() && strings.HasPrefix(o.by, policyOf) && !fw.entered()
 }
 
 // mend is the command that lets the packets of a pool through a base chain. DOCKER-USER is the one chain that Docker

@@ -97,7 +97,16 @@ func TestDoctorOnHost(t *testing.T) {
 			t.Fatalf("%v: %v: %s", argv, err, out)
 		}
 	}
-	spoil("iptables", "-P", "FORWARD", "DROP")
+	spoil("iptables", "-P", "FORWARD", "DROP") // as Docker does: the daemon's own chain will mend that
+	if found, code = doctor(t, h, dir); code != 0 || !slices.ContainsFunc(found, func(f finding) bool {
+		return f.Check == "firewall" && f.Level == "ok" && strings.Contains(f.Message, "FAIRLEAD-FORWARD will accept")
+	}) {
+		t.Errorf("with a policy of DROP: exit code %d, %+v", code, found)
+	}
+	if f := of(found, "nat"); f.Level != "ok" {
+		t.Errorf("%+v", f)
+	}
+	spoil("iptables", "-A", "FORWARD", "-j", "REJECT")
 	spoil("nft", "add table inet site")
 	spoil("nft", "add chain inet site forward { type filter hook forward priority 0; policy drop; }")
 	for _, check := range []string{"firewall", "firewall"} {

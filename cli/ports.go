@@ -36,7 +36,7 @@ func (a *app) publish() *cobra.Command {
 			var ports []agent.Port
 			raw, err := a.askForPorts(cmd, "/v1/ports", args, &ports)
 			if err != nil {
-				return about("publish "+args[0], err)
+				return about("publish for "+args[0], err)
 			}
 			if !a.format.human() {
 				return printRaw(a.out, a.format, raw)
@@ -67,7 +67,7 @@ func (a *app) unpublish() *cobra.Command {
 				left = nil
 				path := "/v1/ports?" + url.Values{"endpoint": {args[0]}, "spec": {spec}}.Encode()
 				if raw, err = c.call(cmd.Context(), http.MethodDelete, path, nil, &left); err != nil {
-					return about("unpublish "+args[0], err)
+					return about("unpublish for "+args[0], err)
 				}
 			}
 			return a.printLeft(args[0], left, raw)
@@ -121,7 +121,7 @@ func (a *app) reserve() *cobra.Command {
 			var vs []agent.Variable
 			raw, err := a.askForPorts(cmd, "/v1/reservations", args, &vs)
 			if err != nil {
-				return about("reserve "+args[0], err)
+				return about("reserve for "+args[0], err)
 			}
 			return a.printVariables(vs, raw)
 		},
