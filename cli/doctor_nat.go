@@ -63,9 +63,9 @@ func judgeHolds(f *hostFacts) []finding {
 	const loss = "published ports are held only while the daemon runs"
 	const again = " && systemctl try-restart fairlead"
 	dir := cmp.Or(f.config.Paths.Pins, filepath.Join(defaultPins, "fairlead"))
-	at := dir
+	at, what := dir, dir+" is in no bpf file system"
 	if dir == defaultPins || strings.HasPrefix(dir, defaultPins+"/") {
-		at = defaultPins
+		at, what = defaultPins, "no bpf file system is at "+defaultPins+", and as a service the daemon may not mount one"
 	}
 	var found []finding
 	say := func(fix, format string, args ...any) {
@@ -82,7 +82,7 @@ func judgeHolds(f *hostFacts) []finding {
 		say("mkdir -p /run/cgroup2 && mount -t cgroup2 cgroup2 /run/cgroup2"+again, "no control groups of version 2 are mounted")
 	}
 	if f.mounts.kind(dir) != "bpf" {
-		say("mkdir -p "+at+" && mount -t bpf bpf "+at+again, "%s is in no bpf file system", dir)
+		say("mkdir -p "+at+" && mount -t bpf bpf "+at+again, "%s", what)
 	}
 	if r := f.kernel.release; r != "" && older(r, firstCookies) {
 		say("apt-get install linux-image-amd64 && reboot", "%s is older than %s", r, firstCookies)

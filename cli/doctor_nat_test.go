@@ -65,9 +65,9 @@ func TestDoctorTellsWhetherPortsStayHeld(t *testing.T) {
 		"none of the daemon's use": {func(f *hostFacts) { f.mounts[2].kind, f.config.NAT.Published = "cgroup", 0 },
 			"ok: no control groups of version 2 are mounted: were a port published, it would be held only while the daemon runs"},
 		"no pins": {func(f *hostFacts) { f.mounts = f.mounts[:3] },
-			"warn: /sys/fs/bpf/fairlead is in no bpf file system" + loss + "mkdir -p /sys/fs/bpf && mount -t bpf bpf /sys/fs/bpf && systemctl try-restart fairlead"},
+			"warn: no bpf file system is at /sys/fs/bpf, and as a service the daemon may not mount one" + loss + "mkdir -p /sys/fs/bpf && mount -t bpf bpf /sys/fs/bpf && systemctl try-restart fairlead"},
 		"hidden pins": {func(f *hostFacts) { f.mounts = append(f.mounts, mount{"/", "/sys/fs/bpf", "tmpfs"}) },
-			"warn: /sys/fs/bpf/fairlead is in no bpf file system" + loss + "mkdir -p /sys/fs/bpf && mount -t bpf bpf /sys/fs/bpf && systemctl try-restart fairlead"},
+			"warn: no bpf file system is at /sys/fs/bpf, and as a service the daemon may not mount one" + loss + "mkdir -p /sys/fs/bpf && mount -t bpf bpf /sys/fs/bpf && systemctl try-restart fairlead"},
 		"pins elsewhere": {func(f *hostFacts) { f.config.Paths.Pins = "/srv/pins" },
 			"warn: /srv/pins is in no bpf file system" + loss + "mkdir -p /srv/pins && mount -t bpf bpf /srv/pins && systemctl try-restart fairlead"},
 		"pins elsewhere, mounted": {func(f *hostFacts) {
