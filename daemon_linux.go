@@ -113,6 +113,7 @@ type host struct {
 	db      *store.DB
 	kernel  *tunnel.Kernel
 	filter  *nat.Kernel
+	holds   *nat.Holds
 	links   *endpoint.Links
 	hangUp  func() error // ends the speaker; nil without one
 	speaker agent.Speaker
@@ -211,6 +212,7 @@ func (h *host) openTables() (err error) {
 	if h.filter, err = nat.Open(); err != nil {
 		return err
 	}
+	h.holds = h.filter.Holds(h.cfg.Fastpath.PinDir)
 	h.links, err = endpoint.NewLinks()
 	return err
 }
@@ -220,21 +222,29 @@ func (h *host) agent(src *source, log *slog.Logger) (*agent.Agent, error) {
 	if err != nil {
 		return nil, err
 	}
+	ports, err := nat.NewBook(h.db, h.holds, time.Now)
+	if err != nil {
+		return nil, err
+	}
 	watchdog, err := daemon.SdWatchdogEnabled(false)
 	if err != nil {
 		return nil, fmt.Errorf("read watchdog settings: %w", err)
 	}
 	return agent.New(src.terms(h.cfg), agent.Rooms{
-		DB: h.db, Ledger: ledger, Speaker: h.speaker, Underlay: h.kernel, Kernel: h.tables(), Prober: h.kernel, Source: src,
+		DB: h.db, Ledger: ledger, Ports: ports, Speaker: h.speaker, Underlay: h.kernel, Kernel: h.tables(), Prober: h.kernel, Source: src,
 		Notify: notify, Watchdog: watchdog, Log: log, Version: version(), Now: time.Now,
 	})
 }
 
 func (h *host) tables() agent.Kernel {
+	age := h.cfg.Reconcile.Interval
 	return agent.Kernel{
 		Devices: h.kernel.Devices(), Endpoints: h.links, Neighbours: h.kernel.Neighbours(), FDB: h.kernel.FDB(),
 		Routes: h.kernel.Routes(), Rules: h.kernel.Rules(), Insides: h.links,
-		Members: h.filter.Sets(), Filter: h.filter.Input(h.cfg.Reconcile.Interval),
+		Members: h.filter.Sets(), Filter: h.filter.Input(age),
+		NAT: agent.NATTables{
+			Holds: h.holds, Ports: h.filter.Ports(age), Outgoing: h.filter.Outgoing(age), Forward: h.filter.Forward(age),
+		},
 		Sysctls: func(want map[string]string) reconcile.Target[string, string] { return h.kernel.Sysctls(want) },
 	}
 }
@@ -252,6 +262,7 @@ func (h *host) serve(ctx context.Context, a *agent.Agent, src *source, log *slog
 	group, ctx := errgroup.WithContext(ctx)
 	group.Go(func() error { return a.Run(ctx) })
 	group.Go(func() error { return a.Serve(ctx, api) })
+	group.Go(func() error { return a.ServeMetadata(ctx) })
 	group.Go(func() error { return reloads(ctx, a, src, log) })
 	if h.cfg.API.Metrics.IsValid() {
 		l, err := net.Listen("tcp", h.cfg.API.Metrics.String())
@@ -280,6 +291,9 @@ func (h *host) close() {
 	}
 	if h.kernel != nil {
 		_ = h.kernel.Close()
+	}
+	if h.holds != nil {
+		_ = h.holds.Close()
 	}
 	if h.filter != nil {
 		_ = h.filter.Close()

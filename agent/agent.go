@@ -14,6 +14,7 @@ import (
 
 	"github.com/fairlead-net/fairlead/bgp"
 	"github.com/fairlead-net/fairlead/ipam"
+	"github.com/fairlead-net/fairlead/nat"
 	"github.com/fairlead-net/fairlead/reconcile"
 	"github.com/fairlead-net/fairlead/store"
 	"github.com/fairlead-net/fairlead/tunnel"
@@ -48,6 +49,7 @@ type Underlay interface {
 type Rooms struct {
 	DB       *store.DB
 	Ledger   *ipam.Ledger
+	Ports    *nat.Book
 	Speaker  Speaker
 	Underlay Underlay
 	Kernel   Kernel
@@ -62,19 +64,20 @@ type Rooms struct {
 
 // Agent is the daemon's heart. Its methods may be called at the same time.
 type Agent struct {
-	room    Rooms
-	started time.Time
-	ladder  *ladder
-	patrol  *patrol
-	trial   *trial
-	metrics *metrics
-	news    *news
-	locks   names
-	asked   chan struct{}         // poke: an intent changed
-	stopped chan struct{}         // closed when the loop has ended
-	gone    map[string]time.Time  // since when endpoints are missing; of the loop alone
-	records *store.Reader[record] // of the loop alone
-	move    move                  // of the loop alone
+	room     Rooms
+	started  time.Time
+	ladder   *ladder
+	patrol   *patrol
+	trial    *trial
+	metadata *metadata
+	metrics  *metrics
+	news     *news
+	locks    names
+	asked    chan struct{}         // poke: an intent changed
+	stopped  chan struct{}         // closed when the loop has ended
+	gone     map[string]time.Time  // since when endpoints are missing; of the loop alone
+	records  *store.Reader[record] // of the loop alone
+	move     move                  // of the loop alone
 
 	mu    sync.Mutex
 	state state // under mu
@@ -82,13 +85,14 @@ type Agent struct {
 
 // state is what the API and the loop share.
 type state struct {
-	cfg       Config
-	rev       uint64 // grows with every intent
-	drained   bool
-	uninstall bool
-	refused   error         // why the last reload was refused
-	last      outcome       // of the latest pass
-	passed    chan struct{} // closed by the next pass
+	cfg         Config
+	rev         uint64 // grows with every intent
+	drained     bool
+	uninstall   bool
+	refused     error         // why the last reload was refused
+	unpublished error         // why not all ports of the config are there
+	last        outcome       // of the latest pass
+	passed      chan struct{} // closed by the next pass
 }
 
 // outcome is what a pass left.
@@ -130,10 +134,10 @@ func New(cfg Config, r Rooms) (*Agent, error) {
 	watch := newPatrol(r.Kernel.Insides, r.Log)
 	a := &Agent{
 		room: r, started: r.Now(), patrol: watch, trial: newTrial(r.Prober, r.Log), ladder: newLadder(r.Kernel, r.Speaker, watch),
-		locks: names{held: make(map[string]chan struct{})},
+		locks: names{held: make(map[string]chan struct{})}, metadata: newMetadata(),
 		asked: make(chan struct{}, 1), stopped: make(chan struct{}),
 		gone: make(map[string]time.Time), records: store.NewReader(endpoints()),
-		state: state{cfg: cfg, rev: r.DB.Revision(), passed: make(chan struct{})},
+		state: state{cfg: cfg, rev: r.DB.Revision(), passed: make(chan struct{}), unpublished: errUnpublished},
 	}
 	// One that an earlier life did not finish is gone on with.
 	err := r.DB.View(func(tx *store.Tx) (err error) {

@@ -17,6 +17,7 @@ import (
 	"github.com/fairlead-net/fairlead/agent"
 	"github.com/fairlead-net/fairlead/bgp"
 	"github.com/fairlead-net/fairlead/ipam"
+	"github.com/fairlead-net/fairlead/nat"
 	"github.com/fairlead-net/fairlead/nettest"
 )
 
@@ -158,6 +159,7 @@ func TestNothingIsPrunedBeforeThePeersHaveToldAll(t *testing.T) {
 	again.devices.table, again.neighbours.table, again.fdb.table = w.devices.table, w.neighbours.table, w.fdb.table
 	again.routes.table, again.rules.table, again.sysctls.table = w.routes.table, w.rules.table, w.sysctls.table
 	again.members.table, again.filter.table = w.members.table, w.filter.table
+	again.forward.table = w.forward.table
 	a := start(t, again, config("10.88.1.0/24"))
 	after := settled(t, again, "announcement", func(s string) bool { return strings.Contains(s, "announce") })
 	if diff := cmp.Diff(before, after); diff != "" {
@@ -266,6 +268,7 @@ func sameAddr(a, b netip.Addr) bool { return a == b }
 
 func TestBadAttachRequests(t *testing.T) {
 	w := newWorld()
+	w.holds.taken = map[uint16]bool{666: true}
 	a := start(t, w, config("10.88.1.0/24"))
 	box := nettest.NewHost(t, "box")
 	eventually(t, "ready", func() bool { return a.Status().Ready })
@@ -280,7 +283,8 @@ func TestBadAttachRequests(t *testing.T) {
 		"long ifname":     {agent.AttachRequest{Name: "a", NetNS: box.Path, IfName: "sixteen-letters-"}, agent.ErrBadRequest, "ifname"},
 		"both places":     {agent.AttachRequest{Name: "a", NetNS: box.Path, PID: 1}, agent.ErrBadRequest, "not both"},
 		"bad spec":        {agent.AttachRequest{Name: "a", NetNS: box.Path, Publish: []string{"80/icmp"}}, agent.ErrBadRequest, "tcp, udp, sctp"},
-		"good spec":       {agent.AttachRequest{Name: "a", NetNS: box.Path, Publish: []string{"8080:80"}}, agent.ErrBadRequest, "maps no ports"},
+		"taken port":      {agent.AttachRequest{Name: "a", NetNS: box.Path, Publish: []string{"666:80"}}, nat.ErrTaken, "nginx"},
+		"foreign family":  {agent.AttachRequest{Name: "a", NetNS: box.Path, Publish: []string{"[2001:db8::1]:666:80"}}, nat.ErrSpec, "IPv6"},
 		"no such place":   {agent.AttachRequest{Name: "a", NetNS: "/run/netns/none-such"}, agent.ErrBadRequest, "none-such"},
 		"unknown network": {agent.AttachRequest{Name: "a", NetNS: box.Path, Network: "blue"}, agent.ErrNotFound, "blue"},
 		"unknown pool":    {agent.AttachRequest{Name: "a", NetNS: box.Path, Pool: "blue"}, ipam.ErrNoPool, "blue"},

@@ -41,6 +41,7 @@ func (a *Agent) Status() Status {
 		}
 	}
 	s.Routes = count(o.desired.routes)
+	s.Ports = len(o.desired.nat.Ports)
 	for _, p := range cfg.Pools {
 		s.Pools = append(s.Pools, a.poolStatus(p.Name, p.CIDR))
 	}
@@ -106,6 +107,15 @@ func (a *Agent) problems(o *outcome, s *Status) []string {
 	}
 	if o.in.checksums == tunnel.VerdictBad {
 		all = append(all, "checksums that VXLAN leaves to the hardware arrive broken: offload is switched off on our devices, which costs processor time")
+	}
+	if weak := a.room.Kernel.NAT.Holds.Weak(); weak != "" && len(o.in.mappings) > 0 {
+		all = append(all, "published ports are free to others while the daemon does not run: "+weak)
+	}
+	if err := a.portsLack(); err != nil {
+		all = append(all, err.Error())
+	}
+	if why := a.metadata.fault(); why != "" {
+		all = append(all, why)
 	}
 	for _, r := range o.in.records {
 		if !o.in.alive[r.Name] {
@@ -213,18 +223,19 @@ func (a *Agent) endpointNamed(name string) (Endpoint, error) {
 
 // show is a record as the API tells it.
 func (a *Agent) show(r record) Endpoint {
+	ports := a.portsOf(r.Name)
 	a.mu.Lock()
 	defer a.mu.Unlock()
-	return showEndpoint(r, a.state.cfg.Node.Name)
+	return showEndpoint(r, a.state.cfg.Node.Name, ports)
 }
 
-func showEndpoint(r record, node string) Endpoint {
+func showEndpoint(r record, node string, ports []Port) Endpoint {
 	if r.Labels == nil {
 		r.Labels = map[string]string{}
 	}
 	return Endpoint{
 		Name: r.Name, ID: r.ID, Node: node, Network: r.Network, Addresses: r.Addresses,
 		MAC: endpoint.ContainerMAC(r.Addresses[0]).String(), IfName: r.IfName, HostIfName: endpoint.HostIf(r.Name),
-		NetNS: r.NetNS, Labels: r.Labels, Ports: []Port{}, Created: r.Created,
+		NetNS: r.NetNS, Labels: r.Labels, Ports: ports, Created: r.Created,
 	}
 }

@@ -18,6 +18,7 @@ import (
 	"golang.org/x/sys/unix"
 
 	"github.com/fairlead-net/fairlead/ipam"
+	"github.com/fairlead-net/fairlead/nat"
 )
 
 const (
@@ -122,7 +123,8 @@ func (a *Agent) handler() http.Handler {
 	read("endpoints/{name}", func(r *http.Request) (any, error) { return a.endpointNamed(r.PathValue("name")) })
 	read("peers", func(*http.Request) (any, error) { return a.Peers(), nil })
 	read("routes", func(*http.Request) (any, error) { return a.Routes(), nil })
-	read("ports", func(*http.Request) (any, error) { return []Port{}, nil })
+	read("ports", func(*http.Request) (any, error) { return a.Ports(), nil })
+	read("env/{name}", func(r *http.Request) (any, error) { return a.Environment(r.PathValue("name")) })
 	mux.HandleFunc("GET /v1/events", a.streamEvents)
 	read("leases", func(*http.Request) (any, error) { return a.room.Ledger.Leases(), nil })
 
@@ -130,6 +132,12 @@ func (a *Agent) handler() http.Handler {
 	write("DELETE /v1/endpoints/{name}", func(r *http.Request) (any, error) {
 		return struct{}{}, a.Detach(r.Context(), r.PathValue("name"))
 	})
+	write("POST /v1/ports", a.postPorts)
+	write("DELETE /v1/ports", func(r *http.Request) (any, error) {
+		q := r.URL.Query()
+		return a.Unpublish(r.Context(), PortsRequest{Endpoint: q.Get("endpoint"), Specs: q["spec"]})
+	})
+	write("POST /v1/reservations", a.postReservation)
 	write("POST /v1/leases", a.postLease)
 	write("DELETE /v1/leases/{address}", a.deleteLease)
 	write("POST /v1/reload", func(r *http.Request) (any, error) { return a.Reload(r.Context()) })
@@ -192,15 +200,16 @@ func statusOf(err error) int {
 	switch {
 	case errors.As(err, &tooBig):
 		return http.StatusRequestEntityTooLarge
-	case errors.Is(err, ErrBadRequest), errors.Is(err, ipam.ErrForeign), errors.Is(err, ipam.ErrReserved):
+	case errors.Is(err, ErrBadRequest), errors.Is(err, ipam.ErrForeign), errors.Is(err, ipam.ErrReserved), errors.Is(err, nat.ErrSpec):
 		return http.StatusBadRequest
-	case errors.Is(err, ErrNotFound), errors.Is(err, ipam.ErrNoPool):
+	case errors.Is(err, ErrNotFound), errors.Is(err, ipam.ErrNoPool), errors.Is(err, nat.ErrNotMapped):
 		return http.StatusNotFound
-	case errors.Is(err, ErrConflict), errors.Is(err, ipam.ErrTaken), errors.Is(err, ipam.ErrResting):
+	case errors.Is(err, ErrConflict), errors.Is(err, ipam.ErrTaken), errors.Is(err, ipam.ErrResting),
+		errors.Is(err, nat.ErrTaken), errors.Is(err, nat.ErrConfigured):
 		return http.StatusConflict
 	case errors.Is(err, ErrRefused):
 		return http.StatusUnprocessableEntity
-	case errors.Is(err, errCrowded), errors.Is(err, ipam.ErrExhausted), errors.Is(err, ipam.ErrNoBlock), errors.Is(err, ipam.ErrHeld), errors.Is(err, ErrStopped):
+	case errors.Is(err, nat.ErrNoPort), errors.Is(err, errCrowded), errors.Is(err, ipam.ErrExhausted), errors.Is(err, ipam.ErrNoBlock), errors.Is(err, ipam.ErrHeld), errors.Is(err, ErrStopped):
 		return http.StatusServiceUnavailable
 	case errors.Is(err, context.DeadlineExceeded):
 		return http.StatusGatewayTimeout
@@ -240,6 +249,22 @@ func (a *Agent) postEndpoint(r *http.Request) (any, error) {
 		return created{e}, nil
 	}
 	return e, err
+}
+
+func (a *Agent) postPorts(r *http.Request) (any, error) {
+	var req PortsRequest
+	if err := body(r, &req); err != nil {
+		return nil, err
+	}
+	return a.Publish(r.Context(), req)
+}
+
+func (a *Agent) postReservation(r *http.Request) (any, error) {
+	var req PortsRequest
+	if err := body(r, &req); err != nil {
+		return nil, err
+	}
+	return a.Reserve(r.Context(), req)
 }
 
 func (a *Agent) postLease(r *http.Request) (any, error) {

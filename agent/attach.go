@@ -69,12 +69,13 @@ func (a *Agent) Attach(ctx context.Context, req AttachRequest) (e Endpoint, fres
 		}
 		r.ID, r.Created = old.ID, old.Created
 	}
-	if r, err = a.commit(ctx, req, r, old); err != nil {
+	r, draft, err := a.commit(ctx, req, r, old)
+	if err != nil {
 		return e, false, fmt.Errorf("attach %s: %w", req.Name, err)
 	}
 	if err := a.realize(ctx, r); err != nil {
 		if !found {
-			err = errors.Join(err, a.takeBack(ctx, r.Name))
+			err = errors.Join(err, a.takeBack(ctx, r.Name), a.revoke(ctx, draft))
 		}
 		return e, false, fmt.Errorf("attach %s: %w", req.Name, err)
 	}
@@ -131,13 +132,8 @@ func checkAttach(req *AttachRequest) error {
 	case len(req.IPs) > 2 || len(req.IPs) == 2 && req.IPs[0].Is4() == req.IPs[1].Is4():
 		return fmt.Errorf("%w: at most one address of each family", ErrBadRequest)
 	}
-	for _, spec := range req.Publish {
-		if _, err := nat.ParseSpec(spec); err != nil {
-			return fmt.Errorf("%w: %w", ErrBadRequest, err)
-		}
-	}
-	if len(req.Publish) > 0 {
-		return fmt.Errorf("%w: publish %s: this release maps no ports: attach without it", ErrBadRequest, req.Publish[0])
+	if _, err := parseSpecs(req.Publish); err != nil {
+		return err
 	}
 	for _, ip := range req.IPs {
 		if !ip.IsValid() || ip.Is4In6() || ip.Zone() != "" {
@@ -193,12 +189,27 @@ func join(addresses []netip.Addr) string {
 	return s
 }
 
-// commit makes the addresses and the endpoint durable together. While no block is chosen yet it waits for one.
-func (a *Agent) commit(ctx context.Context, req AttachRequest, r, old record) (record, error) {
-	wanted, err := a.requests(req, old)
+// commit makes the addresses, the ports and the endpoint durable together.
+func (a *Agent) commit(ctx context.Context, req AttachRequest, r, old record) (record, *nat.Draft, error) {
+	wanted, families, err := a.requests(req, old)
 	if err != nil {
-		return r, err
+		return r, nil, err
 	}
+	o := nat.Order{Owner: req.Name, Origin: nat.OriginAttach, Families: families}
+	if o.Specs, err = parseSpecs(req.Publish); err != nil {
+		return r, nil, err
+	}
+	draft, err := a.plan(ctx, o)
+	if err != nil {
+		return r, nil, err
+	}
+	r, err = a.lease(ctx, r, draft, wanted)
+	draft.End(err)
+	return r, draft, err
+}
+
+// lease commits the endpoint with its leases and ports. While no block is chosen yet it waits for one.
+func (a *Agent) lease(ctx context.Context, r record, draft *nat.Draft, wanted []ipam.Request) (record, error) {
 	for {
 		a.mu.Lock()
 		next := a.state.passed
@@ -211,7 +222,7 @@ func (a *Agent) commit(ctx context.Context, req AttachRequest, r, old record) (r
 			for _, l := range leases {
 				r.Addresses = append(r.Addresses, l.Address)
 			}
-			return endpoints().Put(tx, r.Name, r)
+			return errors.Join(endpoints().Put(tx, r.Name, r), draft.Write(tx))
 		}, wanted...)
 		if !errors.Is(err, ipam.ErrNoBlock) {
 			return r, err
@@ -227,13 +238,12 @@ func (a *Agent) commit(ctx context.Context, req AttachRequest, r, old record) (r
 }
 
 // requests turns the wish into leases: the named pool, or the first pool of each family that is asked for.
-func (a *Agent) requests(req AttachRequest, old record) ([]ipam.Request, error) {
+func (a *Agent) requests(req AttachRequest, old record) (all []ipam.Request, families []int, err error) {
 	pools := a.pools()
 	ips := req.IPs
 	if len(ips) == 0 {
 		ips = old.Addresses
 	}
-	var all []ipam.Request
 	done := make(map[bool]bool) // by family: is it IPv4
 	for _, p := range pools {
 		v4 := p.CIDR.Addr().Is4()
@@ -251,13 +261,19 @@ func (a *Agent) requests(req AttachRequest, old record) ([]ipam.Request, error) 
 	}
 	for _, ip := range ips {
 		if !slices.ContainsFunc(all, func(r ipam.Request) bool { return r.Address == ip }) {
-			return nil, fmt.Errorf("%w: no pool holds %s", ipam.ErrForeign, ip)
+			return nil, nil, fmt.Errorf("%w: no pool holds %s", ipam.ErrForeign, ip)
 		}
 	}
 	if len(all) == 0 {
-		return nil, fmt.Errorf("%w: pool %q", ipam.ErrNoPool, req.Pool)
+		return nil, nil, fmt.Errorf("%w: pool %q", ipam.ErrNoPool, req.Pool)
 	}
-	return all, nil
+	for is4, family := range map[bool]int{true: 4, false: 6} {
+		if done[is4] {
+			families = append(families, family)
+		}
+	}
+	slices.Sort(families)
+	return all, families, nil
 }
 
 // realize waits until the kernel has all of an endpoint, and says what is in the way if it has not.
@@ -267,7 +283,7 @@ func (a *Agent) realize(ctx context.Context, r record) error {
 		return err
 	}
 	hostIf := endpoint.HostIf(r.Name)
-	err = o.trouble(hostIf, r.Addresses...)
+	err = errors.Join(o.trouble(hostIf, r.Addresses...), o.portTrouble(a.room.Ports.Of(r.Name)))
 	if errors.Is(err, endpoint.ErrGone) {
 		err = fmt.Errorf("%w: %w", ErrConflict, err)
 	}

@@ -131,6 +131,10 @@ func (a *Agent) keepHouse(ctx context.Context, in inputs) (changed bool, err err
 		a.room.Log.Info("block claimed", "pool", pool, "block", block)
 		changed = true
 	}
+	done, err := a.keepPorts(ctx, in)
+	if changed = changed || done; err != nil {
+		return changed, err
+	}
 	for _, r := range due.collect {
 		done, err := a.collect(ctx, r)
 		if err != nil {
@@ -162,9 +166,7 @@ func (a *Agent) collect(ctx context.Context, r record) (done bool, err error) {
 
 // end makes an endpoint's end durable: its record and its leases go together.
 func (a *Agent) end(ctx context.Context, name string) error {
-	drop := func(tx *store.Tx) error { return endpoints().Delete(tx, name) }
-	_, err := a.room.Ledger.ReleaseWith(ctx, name, drop)
-	return err
+	return a.rest(ctx, name, func(tx *store.Tx) error { return endpoints().Delete(tx, name) })
 }
 
 // remember keeps what kernel parameters are before we first set them, so that uninstall can put them back.

@@ -6,6 +6,7 @@ import (
 
 	"github.com/fairlead-net/fairlead/bgp"
 	"github.com/fairlead-net/fairlead/ipam"
+	"github.com/fairlead-net/fairlead/nat"
 	"github.com/fairlead-net/fairlead/tunnel"
 )
 
@@ -20,6 +21,21 @@ type Config struct {
 	Socket   string        // path of the API's unix socket
 	Metrics  string        // host:port, "" = off
 	Hooks    Hooks
+	NAT      NAT
+}
+
+// NAT is how ports are published, and who leaves under this host's address.
+type NAT struct {
+	Random    nat.Range      // of ports that nobody named; zero: all that an ordinary program may bind
+	Hairpin   bool           // an endpoint reaches itself by a port of the host
+	Hidden    []netip.Prefix // pools whose addresses are not seen beyond the pools
+	Published []Published    // by the config
+}
+
+// Published is the ports that the config fixes for an endpoint.
+type Published struct {
+	Endpoint string
+	Specs    []nat.Spec
 }
 
 // Hooks are programs that are run when something has happened. Each gets the event as a line of JSON.

@@ -19,8 +19,9 @@ import (
 type desired struct {
 	tunnel.Rows
 	endpoints map[string]endpoint.Row
-	members   map[nat.Member]nat.Fault // who may send into the tunnels
-	filter    map[nat.EntryKey]nat.Entry // what keeps others from it
+	members   map[nat.Member]nat.Fault   // who may send into the tunnels
+	filter    map[nat.EntryKey]nat.Entry // what keeps others from it, and from this host
+	nat       nat.Rows
 	announce  []bgp.Announcement
 	routes    []Route // every route heard, used or not
 }
@@ -54,9 +55,11 @@ func desire(in inputs) desired {
 	nodes := d.accept(in, &plan)
 	d.attach(in, &plan)
 	d.Rows = tunnel.Plan(plan)
+	d.members, d.filter = make(map[nat.Member]nat.Fault), make(map[nat.EntryKey]nat.Entry)
 	if in.cfg.Tunnel.Accept == tunnel.AcceptPeers {
 		d.members, d.filter = strangers(d.Devices, senders(in, d.Paths), in.partners)
 	}
+	d.translate(in)
 	d.show(nodes)
 	if !in.drained {
 		d.announce = announcements(in, told(plan.Accepts()))

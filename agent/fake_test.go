@@ -99,6 +99,7 @@ type world struct {
 	rules      rows[netip.Prefix, tunnel.Rule]
 	members    sets
 	filter     filter
+	translation
 
 	mu        sync.Mutex
 	underlay  tunnel.Underlay
@@ -178,6 +179,7 @@ func (w *world) text() string {
 	for _, t := range [][]string{
 		w.devices.text("device"), w.endpoints.text("endpoint"), w.sysctls.text("sysctl"), w.neighbours.text("neighbour"),
 		w.fdb.text("fdb"), w.routes.text("route"), w.rules.text("rule"), w.members.text("member"), w.filter.text("filter"),
+		w.translation.text(),
 	} {
 		lines = append(lines, t...)
 	}
@@ -302,6 +304,7 @@ func (w *world) kernel() agent.Kernel {
 	return agent.Kernel{
 		Devices: &w.devices, Endpoints: &w.endpoints, Neighbours: &w.neighbours, FDB: &w.fdb, Routes: &w.routes,
 		Rules: &w.rules, Members: &w.members, Filter: &w.filter, Insides: beneath{w},
+		NAT:     agent.NATTables{Holds: &w.holds, Ports: &w.ports, Outgoing: &w.outgoing, Forward: &w.forward},
 		Sysctls: func(map[string]string) reconcile.Target[string, string] { return &w.sysctls },
 	}
 }
@@ -375,7 +378,7 @@ func prepareOn(t testing.TB, db *store.DB, w *world, cfg agent.Config, src agent
 		t.Fatal(err)
 	}
 	a, err := agent.New(cfg, agent.Rooms{
-		DB: db, Ledger: ledger, Speaker: speaker{w}, Underlay: beneath{w}, Prober: beneath{w}, Kernel: w.kernel(), Source: src,
+		DB: db, Ledger: ledger, Ports: w.book(t, db), Speaker: speaker{w}, Underlay: beneath{w}, Prober: beneath{w}, Kernel: w.kernel(), Source: src,
 		Notify: func(string) {}, Log: slog.New(w.log), Version: "test", Now: w.clock.now,
 	})
 	if err != nil {

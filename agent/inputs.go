@@ -12,6 +12,7 @@ import (
 
 	"github.com/fairlead-net/fairlead/bgp"
 	"github.com/fairlead-net/fairlead/endpoint"
+	"github.com/fairlead-net/fairlead/nat"
 	"github.com/fairlead-net/fairlead/store"
 	"github.com/fairlead-net/fairlead/tunnel"
 )
@@ -23,6 +24,7 @@ type inputs struct {
 	records   []record
 	blocks    map[string]netip.Prefix // by pool
 	leased    map[string]int          // addresses in use, by pool
+	mappings  []nat.Mapping           // every port that somebody has
 	known     map[string]string       // sysctl values from before us, by path
 	lived     bool                    // the store has carried a sound pass
 	routes    []bgp.Route
@@ -64,6 +66,8 @@ func (a *Agent) read(ctx context.Context) (inputs, error) {
 	if err := all.Wait(); err != nil {
 		return in, err
 	}
+	// After the kernel was read: a port that was claimed and decided meanwhile would else be seen held for nobody.
+	in.mappings = a.room.Ports.All()
 	in.judge()
 	if in.uninstall {
 		return in, a.leaveOutGone(in.known)

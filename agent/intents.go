@@ -30,7 +30,7 @@ func (a *Agent) Reload(ctx context.Context) (ReloadResult, error) {
 	defer unlock()
 	cfg, changed, err := a.room.Source.Reload()
 	if err == nil && len(changed) > 0 {
-		err = a.adopt(cfg)
+		err = a.adopt(ctx, cfg)
 	}
 	if err == nil {
 		a.room.Source.Adopted()
@@ -54,22 +54,45 @@ func (a *Agent) Reload(ctx context.Context) (ReloadResult, error) {
 }
 
 // adopt hands the rooms their new config, or none of it. Sessions whose settings did not change are not touched.
-func (a *Agent) adopt(cfg Config) error {
+func (a *Agent) adopt(ctx context.Context, cfg Config) error {
 	a.mu.Lock()
 	old := a.state.cfg
 	a.mu.Unlock()
 	if err := a.movable(old.Pools, cfg.Pools); err != nil {
 		return err
 	}
+	for _, p := range cfg.NAT.Published {
+		unlock, err := a.locks.lock(ctx, p.Endpoint)
+		if err != nil {
+			return fmt.Errorf("publish for %s: %w", p.Endpoint, err)
+		}
+		defer unlock()
+	}
+	draft, err := a.configure(ctx, cfg)
+	if err != nil {
+		return err
+	}
+	if err := a.adoptRooms(old, cfg); err != nil {
+		draft.End(err)
+		return err
+	}
+	if err := draft.Commit(ctx); err != nil {
+		return errors.Join(err, a.adoptRooms(cfg, old))
+	}
+	a.mu.Lock()
+	a.state.cfg, a.state.unpublished = cfg, nil
+	a.mu.Unlock()
+	return nil
+}
+
+// adoptRooms hands them over, all or none.
+func (a *Agent) adoptRooms(old, cfg Config) error {
 	if err := a.room.Ledger.SetPools(cfg.Pools); err != nil {
 		return fmt.Errorf("set pools: %w", err)
 	}
 	if err := a.room.Speaker.SetPeers(cfg.BGP); err != nil {
 		return errors.Join(fmt.Errorf("set peers: %w", err), a.room.Ledger.SetPools(old.Pools))
 	}
-	a.mu.Lock()
-	a.state.cfg = cfg
-	a.mu.Unlock()
 	return nil
 }
 
@@ -160,7 +183,8 @@ func (a *Agent) forget(ctx context.Context, in *inputs) error {
 	for i, r := range in.records {
 		names[i] = r.Name
 	}
-	return a.room.Ledger.ReleaseAll(ctx, names, func(tx *store.Tx) error {
+	draft := a.room.Ports.Forget()
+	err := a.room.Ledger.ReleaseAll(ctx, names, func(tx *store.Tx) error {
 		wanted, err := leaving(tx)
 		if err == nil && !wanted {
 			err = errTakenBack
@@ -174,8 +198,10 @@ func (a *Agent) forget(ctx context.Context, in *inputs) error {
 		for path := range in.known {
 			err = errors.Join(err, sysctls().Delete(tx, path))
 		}
-		return errors.Join(err, intents().Delete(tx, intentUninstall))
+		return errors.Join(err, draft.Write(tx), intents().Delete(tx, intentUninstall))
 	})
+	draft.End(err)
+	return err
 }
 
 // LeaseAddress gives an address to an owner who keeps it until giving it back.

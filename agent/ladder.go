@@ -22,6 +22,28 @@ type Kernel struct {
 	Members    Members
 	Filter     Filter
 	Insides    Insides
+	NAT        NATTables
+}
+
+// NATTables are the kernel's tables of address translation.
+type NATTables struct {
+	Holds    Holds
+	Ports    Watched[nat.Port, nat.Rule]
+	Outgoing Watched[nat.EntryKey, nat.Entry]
+	Forward  Watched[nat.EntryKey, nat.Entry]
+}
+
+// Watched is a table that tells when others changed it.
+type Watched[K, V comparable] interface {
+	reconcile.Target[K, V]
+	Changed() <-chan struct{}
+}
+
+// Holds is the ports that no other program may bind.
+type Holds interface {
+	reconcile.Target[nat.Port, nat.Fault]
+	nat.Holder
+	Weak() string // why they are held no longer than the daemon runs, "" when they are
 }
 
 // Members is our sets of addresses, which our rules in the packet filter ask for.
@@ -55,13 +77,20 @@ type ladder struct {
 	fdb        *reconcile.Table[tunnel.FDBKey, netip.Addr]
 	routes     *reconcile.Table[tunnel.RouteKey, tunnel.Route]
 	rules      *reconcile.Table[netip.Prefix, tunnel.Rule]
+	holds      *reconcile.Table[nat.Port, nat.Fault]
+	ports      *reconcile.Table[nat.Port, nat.Rule]
+	outgoing   *reconcile.Table[nat.EntryKey, nat.Entry]
+	forward    *reconcile.Table[nat.EntryKey, nat.Entry]
 	patrol     *patrol
 	parameters *parameters
 	speaker    Speaker
 }
 
-// tableRoute is what reports call the table of routes.
-const tableRoute = "route"
+// What reports call some tables.
+const (
+	tableRoute = "route"
+	tablePort  = "port"
+)
 
 func newLadder(k Kernel, speaker Speaker, p *patrol) *ladder {
 	s := &parameters{of: k.Sysctls}
@@ -76,6 +105,10 @@ func newLadder(k Kernel, speaker Speaker, p *patrol) *ladder {
 		fdb:        reconcile.NewTable("fdb", k.FDB),
 		routes:     reconcile.NewTable(tableRoute, k.Routes),
 		rules:      reconcile.NewTable("rule", k.Rules),
+		holds:      reconcile.NewTable("hold", reconcile.Target[nat.Port, nat.Fault](k.NAT.Holds)).Alone(),
+		ports:      reconcile.NewTable(tablePort, reconcile.Target[nat.Port, nat.Rule](k.NAT.Ports)),
+		outgoing:   reconcile.NewTable("outgoing", reconcile.Target[nat.EntryKey, nat.Entry](k.NAT.Outgoing)),
+		forward:    reconcile.NewTable("forward", reconcile.Target[nat.EntryKey, nat.Entry](k.NAT.Forward)),
 		patrol:     p,
 		parameters: s,
 		speaker:    speaker,
@@ -92,6 +125,10 @@ type tables struct {
 	fdb        map[tunnel.FDBKey]netip.Addr
 	routes     map[tunnel.RouteKey]tunnel.Route
 	rules      map[netip.Prefix]tunnel.Rule
+	holds      map[nat.Port]nat.Fault
+	ports      map[nat.Port]nat.Rule
+	outgoing   map[nat.EntryKey]nat.Entry
+	forward    map[nat.EntryKey]nat.Entry
 }
 
 // read lists all but the endpoints' links, whose listing can go on beside it. What can not be read is left to its rung,
@@ -104,6 +141,10 @@ func (l *ladder) read(ctx context.Context, t *tables) {
 	t.fdb, _ = l.fdb.List(ctx)
 	t.routes, _ = l.routes.List(ctx)
 	t.rules, _ = l.rules.List(ctx)
+	t.holds, _ = l.holds.List(ctx)
+	t.ports, _ = l.ports.List(ctx)
+	t.outgoing, _ = l.outgoing.List(ctx)
+	t.forward, _ = l.forward.List(ctx)
 }
 
 // apply brings the kernel and the peers to d. While the RIB is not complete, nothing that a route could still ask for
@@ -113,9 +154,14 @@ func (l *ladder) apply(ctx context.Context, d desired, have tables, complete boo
 	l.parameters.want = d.Sysctls
 	l.patrol.expect(d.endpoints)
 	defer l.patrol.settle()
+	inside := func(nat.EntryKey, nat.Entry) bool { return !complete } // the way to other nodes may ask for it still
 	return reconcile.Climb(ctx,
 		l.members.Known(have.members, d.members, func(nat.Member, nat.Fault) bool { return !complete }),
-		l.filter.Known(have.filter, d.filter, func(nat.EntryKey, nat.Entry) bool { return !complete }),
+		l.holds.Known(have.holds, d.nat.Holds, nil),
+		l.outgoing.Known(have.outgoing, d.nat.Outgoing, inside),
+		l.forward.Known(have.forward, d.nat.Forward, inside),
+		l.ports.Known(have.ports, d.nat.Ports, nil),
+		l.filter.Known(have.filter, d.filter, inside),
 		l.devices.Known(have.devices, d.Devices, func(name string, _ tunnel.Device) bool { return early(name) }),
 		l.sysctls.Rung(d.Sysctls, nil),
 		l.endpoints.Known(have.endpoints, d.endpoints, nil),

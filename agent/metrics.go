@@ -12,6 +12,8 @@ import (
 	"github.com/prometheus/client_golang/prometheus"
 	"github.com/prometheus/client_golang/prometheus/collectors"
 	"github.com/prometheus/client_golang/prometheus/promhttp"
+
+	"github.com/fairlead-net/fairlead/tunnel"
 )
 
 // metrics are what the agent counts, and a look at the rest whenever somebody asks.
@@ -128,6 +130,13 @@ func (v view) Collect(out chan<- prometheus.Metric) {
 	for encap, n := range map[string]int{"direct": s.Routes.Direct, "ipip": s.Routes.IPIP, "vxlan": s.Routes.VXLAN, "gre": s.Routes.GRE, "none": s.Routes.Skipped} {
 		send("routes", "Remote prefixes, by how packets get there; none: not used.", float64(n), prometheus.Labels{"encap": encap})
 	}
+	states = make(map[string]int)
+	for _, p := range v.agent.Ports() {
+		states[p.State]++
+	}
+	for state, n := range states {
+		send("ports", "Ports of this host that endpoints have, by state.", float64(n), prometheus.Labels{"state": state})
+	}
 	v.strangers(out)
 	leases := make(map[string]int)
 	for _, l := range v.agent.room.Ledger.Leases() {
@@ -152,7 +161,9 @@ func (v view) strangers(out chan<- prometheus.Metric) {
 	}
 	sums := make(map[string]uint64)
 	for k, n := range dropped {
-		sums[k.Name] += n
+		if _, guarded := tunnelTypes()[tunnel.Encap(k.Name)]; guarded {
+			sums[k.Name] += n
+		}
 	}
 	d := prometheus.NewDesc("fairlead_tunnel_strangers_dropped_total", "Encapsulated packets from no node of ours, dropped.", []string{"encap"}, nil)
 	for encap, n := range sums {

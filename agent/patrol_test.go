@@ -154,7 +154,7 @@ func (in *insides) serve(t *testing.T, db *store.DB, cfg agent.Config) (a *agent
 	k := w.kernel()
 	k.Insides, k.Endpoints = in, pairs{k.Endpoints, in}
 	a, err = agent.New(cfg, agent.Rooms{
-		DB: db, Ledger: ledger, Speaker: speaker{w}, Underlay: beneath{w}, Prober: beneath{w}, Kernel: k, Source: &source{cfg: cfg},
+		DB: db, Ledger: ledger, Ports: w.book(t, db), Speaker: speaker{w}, Underlay: beneath{w}, Prober: beneath{w}, Kernel: k, Source: &source{cfg: cfg},
 		Notify: func(string) {}, Log: slog.New(&in.log), Version: "test", Now: w.clock.now,
 	})
 	if err != nil {

@@ -4,12 +4,14 @@ import (
 	"context"
 	"fmt"
 	"net/netip"
+	"slices"
 	"strings"
 
 	"github.com/google/uuid"
 
 	"github.com/fairlead-net/fairlead/endpoint"
 	"github.com/fairlead-net/fairlead/ipam"
+	"github.com/fairlead-net/fairlead/nat"
 	"github.com/fairlead-net/fairlead/store"
 	"github.com/fairlead-net/fairlead/tunnel"
 )
@@ -77,14 +79,39 @@ func (a *Agent) Rebuild(ctx context.Context) error {
 			})
 		}
 	}
-	return a.room.Ledger.RestoreWith(ctx, leases, func(tx *store.Tx) error {
+	ports, err := a.rebuildPorts(ctx, records)
+	if err != nil {
+		return err
+	}
+	err = a.room.Ledger.RestoreWith(ctx, leases, func(tx *store.Tx) error {
 		for _, r := range records {
 			if err := endpoints().Put(tx, r.Name, r); err != nil {
 				return fmt.Errorf("rebuild endpoint %s: %w", r.Name, err)
 			}
 		}
-		return nil
+		return ports.Write(tx)
 	})
+	ports.End(err)
+	return err
+}
+
+// rebuildPorts finds the mappings to the endpoints. Who asked for them the kernel does not know: each stays until it is
+// unpublished.
+func (a *Agent) rebuildPorts(ctx context.Context, records []record) (*nat.Draft, error) {
+	rules, err := a.room.Kernel.NAT.Ports.List(ctx)
+	if err != nil {
+		return nil, fmt.Errorf("list ports: %w", err)
+	}
+	var all []nat.Mapping
+	for port, rule := range rules {
+		i := slices.IndexFunc(records, func(r record) bool { return slices.Contains(r.Addresses, rule.To.Addr()) })
+		if i < 0 || rule.Fault != "" {
+			continue
+		}
+		a.room.Log.Info("port found in the kernel", "endpoint", records[i].Name, "port", port, "to", rule.To)
+		all = append(all, nat.Mapping{Port: port, Owner: records[i].Name, Target: rule.To.Port(), Origin: nat.OriginPublish})
+	}
+	return a.room.Ports.Restore(all), nil
 }
 
 // rebuildBlocks claims the blocks that end in this host's kernel.

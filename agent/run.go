@@ -91,6 +91,18 @@ func (a *Agent) wait(ctx context.Context, kernel tunnel.Pokes, w *waker, feed *t
 			if !w.now(calm) {
 				continue
 			}
+		case <-a.room.Kernel.NAT.Ports.Changed():
+			if !w.now(breath) {
+				continue
+			}
+		case <-a.room.Kernel.NAT.Outgoing.Changed():
+			if !w.now(breath) {
+				continue
+			}
+		case <-a.room.Kernel.NAT.Forward.Changed():
+			if !w.now(breath) {
+				continue
+			}
 		}
 		return
 	}

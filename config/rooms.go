@@ -4,6 +4,7 @@ import (
 	"github.com/fairlead-net/fairlead/agent"
 	"github.com/fairlead-net/fairlead/bgp"
 	"github.com/fairlead-net/fairlead/ipam"
+	"github.com/fairlead-net/fairlead/nat"
 	"github.com/fairlead-net/fairlead/tunnel"
 )
 
@@ -20,6 +21,10 @@ func (c Config) Agent() agent.Config {
 		Socket:   c.API.Socket,
 		Hooks:    agent.Hooks{OnAttach: c.Hooks.OnAttach, OnDetach: c.Hooks.OnDetach, Timeout: c.Hooks.Timeout},
 	}
+	a.NAT = agent.NAT{Random: nat.Range(c.NAT.PortRange), Hairpin: c.NAT.Hairpin}
+	for _, e := range c.Endpoints {
+		a.NAT.Published = append(a.NAT.Published, agent.Published{Endpoint: e.Name, Specs: e.Publish})
+	}
 	if c.API.Metrics.IsValid() {
 		a.Metrics = c.API.Metrics.String()
 	}
@@ -27,6 +32,9 @@ func (c Config) Agent() agent.Config {
 		a.Pools = append(a.Pools, ipam.Pool{
 			Name: p.Name, CIDR: p.CIDR, Block: p.Block, Reserve: p.Reserve, ReuseDelay: p.ReuseDelay,
 		})
+		if p.NATOutgoing {
+			a.NAT.Hidden = append(a.NAT.Hidden, p.CIDR)
+		}
 	}
 	return a
 }

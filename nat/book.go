@@ -4,7 +4,6 @@ import (
 	"context"
 	"errors"
 	"fmt"
-	"maps"
 	"slices"
 	"sync"
 	"time"
@@ -84,22 +83,30 @@ func (b *Book) lose(p Port) {
 }
 
 // All is every mapping that the disk has, by port.
-func (b *Book) All() []Mapping {
-	b.mu.Lock()
-	defer b.mu.Unlock()
-	return slices.SortedFunc(maps.Values(b.kept), func(x, y Mapping) int { return x.Port.Compare(y.Port) })
-}
+func (b *Book) All() []Mapping { return b.those(func(Mapping) bool { return true }) }
 
 // Of is an owner's mappings, by port.
 func (b *Book) Of(owner string) []Mapping {
-	return slices.DeleteFunc(b.All(), func(m Mapping) bool { return m.Owner != owner })
+	return b.those(func(m Mapping) bool { return m.Owner == owner })
 }
 
-// Restore takes over mappings that were found at work after the store was lost. What fn writes goes into the same commit.
-func (b *Book) Restore(ctx context.Context, all []Mapping) error {
+func (b *Book) those(wanted func(Mapping) bool) (all []Mapping) {
+	b.mu.Lock()
+	defer b.mu.Unlock()
+	for _, m := range b.kept {
+		if wanted(m) {
+			all = append(all, m)
+		}
+	}
+	slices.SortFunc(all, func(x, y Mapping) int { return x.Port.Compare(y.Port) })
+	return all
+}
+
+// Restore takes over mappings that were found at work after the store was lost. A pass holds their ports.
+func (b *Book) Restore(all []Mapping) *Draft {
 	d := b.draft()
 	d.puts = all
-	return d.Commit(ctx)
+	return d
 }
 
 // Draft is a change of the book that is not decided yet. The ports that it is to get are held already.
@@ -107,8 +114,9 @@ type Draft struct {
 	b       *Book
 	puts    []Mapping
 	drops   []Port
-	marked  []Port // in busy
-	claimed []Port // held for the first time
+	marked  []Port    // in busy
+	claimed []Port    // held for the first time
+	before  []Mapping // what puts and drops were, once they are decided
 }
 
 func (b *Book) draft() *Draft { return &Draft{b: b} }
@@ -136,9 +144,11 @@ func (d *Draft) End(err error) {
 	d.b.mu.Lock()
 	if err == nil {
 		for _, p := range d.drops {
+			d.remember(p)
 			d.b.lose(p)
 		}
 		for _, m := range d.puts {
+			d.remember(m.Port)
 			d.b.keep(m)
 		}
 	}
@@ -148,6 +158,24 @@ func (d *Draft) End(err error) {
 	d.b.mu.Unlock()
 	d.b.holds.Settle(d.claimed...)
 	d.marked, d.claimed = nil, nil
+}
+
+func (d *Draft) remember(p Port) {
+	if m, there := d.b.kept[p]; there {
+		d.before = append(d.before, m)
+	}
+}
+
+// Reverse is the draft that takes back one that was committed, before anybody else has changed what it did.
+func (d *Draft) Reverse() *Draft {
+	back := d.b.draft()
+	back.puts = d.before
+	for _, m := range d.puts {
+		if !slices.ContainsFunc(d.before, func(was Mapping) bool { return was.Port == m.Port }) {
+			back.drops = append(back.drops, m.Port)
+		}
+	}
+	return back
 }
 
 // Commit writes the draft in a transaction of its own and ends it.
@@ -169,6 +197,15 @@ func (b *Book) Rest(owner string) *Draft {
 			m.Rests = now
 			d.puts = append(d.puts, m)
 		}
+	}
+	return d
+}
+
+// Forget drops everything, whoever asked for it.
+func (b *Book) Forget() *Draft {
+	d := b.draft()
+	for _, m := range b.All() {
+		d.drops = append(d.drops, m.Port)
 	}
 	return d
 }

@@ -136,10 +136,10 @@ func (r *Rows) forward(in Input) {
 // packets to these addresses; there answers to the host's programs come in, and nothing else may (CVE-2020-8558). And it
 // lets them ask for their metadata where the host's firewall drops what it does not know.
 func (r *Rows) input(in Input) {
-	if len(r.Loopback) > 0 {
-		r.Input[EntryKey{"loopback", 4}] = Drop("-d 127.0.0.0/8 -i " + links + " -m conntrack ! --ctstate RELATED,ESTABLISHED")
-	}
 	for _, a := range in.Gateways {
+		if a.Is4() { // a link that once took such packets goes on to
+			r.Input[EntryKey{"loopback", 4}] = Drop("-d 127.0.0.0/8 -i " + links + " -m conntrack ! --ctstate RELATED,ESTABLISHED")
+		}
 		spec := fmt.Sprintf("-d %s -i %s -p tcp -m tcp --dport %d -j ACCEPT", netip.PrefixFrom(a, a.BitLen()), links, MetadataPort)
 		r.Input[EntryKey{"metadata", familyOf(a)}] = EntryOf(spec)
 	}

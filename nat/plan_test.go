@@ -102,13 +102,13 @@ func TestPlanOfLess(t *testing.T) {
 		change func(*nat.Input)
 		lacks  []string
 	}{
-		{"nothing is published", func(in *nat.Input) { in.Mappings = nil }, []string{"hold ", "\nport ", "loopback", "hairpin", "local"}},
+		{"nothing is published", func(in *nat.Input) { in.Mappings = nil }, []string{"hold ", "\nport ", "loopback web", "hairpin", `"local"`}},
 		{"no hairpin", func(in *nat.Input) { in.Hairpin = false }, []string{"hairpin"}},
 		{"nothing is hidden", func(in *nat.Input) { in.Pools[0].Outgoing = false }, []string{"way out", `"to 10.`, "nodes"}},
 		{"no other node", func(in *nat.Input) { in.Nodes = nil }, []string{"nodes"}},
-		{"no endpoint", func(in *nat.Input) { in.Endpoints = nil }, []string{"\nport ", "loopback", "hairpin"}},
+		{"no endpoint", func(in *nat.Input) { in.Endpoints = nil }, []string{"\nport ", "loopback web", "hairpin"}},
 		{"one family", func(in *nat.Input) { in.Pools = in.Pools[:2]; in.Gateways = in.Gateways[:1] }, []string{"snat6", "forward6", "input6"}},
-		{"only an address of the host", func(in *nat.Input) { in.Mappings = in.Mappings[2:3] }, []string{"loopback", "local"}},
+		{"only an address of the host", func(in *nat.Input) { in.Mappings = in.Mappings[2:3] }, []string{"loopback web", `"local"`}},
 	}
 	for _, c := range cases {
 		in := input()

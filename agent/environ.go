@@ -1,0 +1,113 @@
+package agent
+
+import (
+	"cmp"
+	"fmt"
+	"net/netip"
+	"slices"
+	"strconv"
+	"strings"
+
+	"github.com/fairlead-net/fairlead/nat"
+	"github.com/fairlead-net/fairlead/store"
+)
+
+// The states of a port.
+const (
+	portMapped   = "mapped"   // packets go to its endpoint
+	portReserved = "reserved" // for an endpoint that is not there yet
+	portResting  = "resting"  // for one that was there
+)
+
+// backend is what maps the ports.
+const backend = "iptables"
+
+// Ports lists every port of this host that an endpoint has, or can have, by endpoint.
+func (a *Agent) Ports() []Port {
+	there := make(map[string]bool)
+	// Without the store a port is shown as reserved; nobody is told less of it.
+	_ = a.room.DB.View(func(tx *store.Tx) error {
+		for _, r := range endpoints().All(tx) {
+			there[r.Name] = true
+		}
+		return nil
+	})
+	return showPorts(a.room.Ports.All(), "", there)
+}
+
+// portsOf is those of one endpoint.
+func (a *Agent) portsOf(name string) []Port {
+	_, found, err := a.record(name)
+	return showPorts(a.room.Ports.Of(name), name, map[string]bool{name: found && err == nil})
+}
+
+// showPorts is mappings as the API tells them: those of an owner, or all when that is empty.
+func showPorts(all []nat.Mapping, owner string, there map[string]bool) []Port {
+	ports := []Port{}
+	for _, m := range all {
+		if owner != "" && m.Owner != owner {
+			continue
+		}
+		p := Port{
+			Endpoint: m.Owner, HostIP: m.Port.IP, HostPort: m.Port.Number, Port: m.Target, Proto: m.Port.Proto,
+			Backend: backend, State: portReserved,
+		}
+		switch {
+		case m.Resting():
+			p.State = portResting
+		case there[m.Owner]:
+			p.State = portMapped
+		}
+		ports = append(ports, p)
+	}
+	slices.SortFunc(ports, func(x, y Port) int {
+		return cmp.Or(strings.Compare(x.Endpoint, y.Endpoint), cmp.Compare(x.Port, y.Port), strings.Compare(x.Proto, y.Proto),
+			cmp.Compare(x.HostPort, y.HostPort), x.HostIP.Compare(y.HostIP))
+	})
+	return ports
+}
+
+// Environment is what an application learns of the ports that it has on this host. The error wraps ErrNotFound when there
+// is neither an endpoint nor a reservation of that name.
+func (a *Agent) Environment(name string) ([]Variable, error) {
+	_, found, err := a.record(name)
+	if err == nil && !found && len(a.room.Ports.Of(name)) == 0 {
+		err = fmt.Errorf("%w: no endpoint %q here, and no port is reserved for it: fairlead endpoints and fairlead ports list them", ErrNotFound, name)
+	}
+	if err != nil {
+		return nil, err
+	}
+	return a.environment(name), nil
+}
+
+func (a *Agent) environment(name string) []Variable {
+	return environment(a.portsOf(name), a.hostAddresses())
+}
+
+// hostAddresses are this host's, as others know it: IPv4 first.
+func (a *Agent) hostAddresses() []netip.Addr {
+	o, cfg, _ := a.seen()
+	u := o.in.underlay
+	all := slices.DeleteFunc([]netip.Addr{cmp.Or(u.Address, cfg.Node.Address), u.Address6}, func(ip netip.Addr) bool { return !ip.IsValid() })
+	slices.SortFunc(all, netip.Addr.Compare)
+	return all
+}
+
+// environment names a port of the endpoint once: by the lowest port of the host that leads there.
+func environment(ports []Port, host []netip.Addr) []Variable {
+	all := []Variable{}
+	for i, ip := range host {
+		name := "FAIRLEAD_HOST_IP"
+		if i > 0 {
+			name += "6"
+		}
+		all = append(all, Variable{name, ip.String()})
+	}
+	for _, p := range ports {
+		v := Variable{fmt.Sprintf("FAIRLEAD_PORT_%d_%s", p.Port, strings.ToUpper(p.Proto)), strconv.Itoa(int(p.HostPort))}
+		if !slices.ContainsFunc(all, func(o Variable) bool { return o.Name == v.Name }) {
+			all = append(all, v)
+		}
+	}
+	return all
+}

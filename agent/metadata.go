@@ -1,0 +1,217 @@
+package agent
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"net"
+	"net/http"
+	"net/netip"
+	"slices"
+	"strings"
+	"sync"
+	"time"
+	"unicode"
+
+	"github.com/fairlead-net/fairlead/nat"
+	"github.com/fairlead-net/fairlead/reconcile"
+	"github.com/fairlead-net/fairlead/tunnel"
+)
+
+const (
+	metadataWait  = 2 * time.Second // for a question, and for its answer to be taken
+	metadataCalls = 8               // of one address at a time: no container keeps the others from being answered
+)
+
+// metadata answers containers, on port 8088 of their gateway, with what they are and which ports of the host they have.
+// Who asks is told by the address: to ask for another, one would have to get its answers too.
+type metadata struct {
+	mu    sync.Mutex
+	why   string             // nobody is answered
+	calls map[netip.Addr]int // under way, by address
+}
+
+func newMetadata() *metadata { return &metadata{calls: make(map[netip.Addr]int)} }
+
+func (m *metadata) fault() string {
+	m.mu.Lock()
+	defer m.mu.Unlock()
+	return m.why
+}
+
+func (m *metadata) fail(err error) {
+	m.mu.Lock()
+	defer m.mu.Unlock()
+	if m.why = ""; err != nil {
+		m.why = fmt.Sprintf("containers can not ask for their metadata: %v", err)
+	}
+}
+
+// ServeMetadata answers until ctx ends. It listens as long as an endpoint has a gateway to ask.
+func (a *Agent) ServeMetadata(ctx context.Context) error {
+	address := netip.AddrPortFrom(tunnel.Gateway(), nat.MetadataPort).String()
+	for {
+		if err := a.gatewayThere(ctx); err != nil {
+			return nil // the daemon ends
+		}
+		l, err := net.Listen("tcp4", address)
+		a.metadata.fail(err)
+		if err == nil {
+			return a.answerMetadata(ctx, l)
+		}
+		if !rest(ctx, longestRetry/6) {
+			return nil
+		}
+	}
+}
+
+// gatewayThere waits for a pass after which the kernel has the gateway.
+func (a *Agent) gatewayThere(ctx context.Context) error {
+	key := tunnel.RouteKey{Table: tunnel.Local, Prefix: netip.PrefixFrom(tunnel.Gateway(), tunnel.Gateway().BitLen())}
+	_, err := a.until(ctx, 0, func(o *outcome) bool {
+		_, wanted := o.desired.Routes[key]
+		return wanted && o.report != nil && !o.in.uninstall && !slices.ContainsFunc(o.report.Failures, func(f reconcile.Failure) bool {
+			return f.Table == tableRoute && (f.Key == "" || f.Key == key.String())
+		})
+	})
+	return err
+}
+
+func (a *Agent) answerMetadata(ctx context.Context, l net.Listener) error {
+	s := &http.Server{
+		Handler: a.metadataHandler(), ReadHeaderTimeout: metadataWait, ReadTimeout: metadataWait, WriteTimeout: metadataWait,
+		MaxHeaderBytes: 4 << 10,
+	}
+	s.SetKeepAlivesEnabled(false)
+	return serve(ctx, s, crowd{l, a.metadata})
+}
+
+// crowd refuses the connections of an address that has too many.
+type crowd struct {
+	net.Listener
+	of *metadata
+}
+
+func (c crowd) Accept() (net.Conn, error) {
+	for {
+		conn, err := c.Listener.Accept()
+		if err != nil {
+			return nil, err
+		}
+		from := caller4(conn.RemoteAddr().String())
+		if c.of.enter(from) {
+			return &visitor{Conn: conn, leave: sync.OnceFunc(func() { c.of.leave(from) })}, nil
+		}
+		_ = conn.Close()
+	}
+}
+
+type visitor struct {
+	net.Conn
+	leave func()
+}
+
+func (v *visitor) Close() error {
+	v.leave()
+	return v.Conn.Close()
+}
+
+func (m *metadata) enter(from netip.Addr) bool {
+	m.mu.Lock()
+	defer m.mu.Unlock()
+	if m.calls[from] >= metadataCalls {
+		return false
+	}
+	m.calls[from]++
+	return true
+}
+
+func (m *metadata) leave(from netip.Addr) {
+	m.mu.Lock()
+	defer m.mu.Unlock()
+	if m.calls[from]--; m.calls[from] <= 0 {
+		delete(m.calls, from)
+	}
+}
+
+func caller4(remote string) netip.Addr {
+	from, _ := netip.ParseAddrPort(remote)
+	return from.Addr().Unmap()
+}
+
+var errNoEndpoint = errors.New("no endpoint of this host has your address")
+
+// Self is what a container learns of itself.
+type Self struct {
+	Name      string            `json:"name"`
+	ID        string            `json:"id"`
+	Node      string            `json:"node"`
+	Addresses []netip.Addr      `json:"addresses"`
+	Labels    map[string]string `json:"labels"`
+	HostIP    []netip.Addr      `json:"host_ip"`
+	Ports     []Port            `json:"ports"`
+}
+
+// self finds the endpoint with an address.
+func (a *Agent) self(from netip.Addr) (s Self, err error) {
+	o, _, _ := a.seen()
+	i := slices.IndexFunc(o.in.records, func(r record) bool { return slices.Contains(r.Addresses, from) })
+	if i < 0 {
+		return s, errNoEndpoint
+	}
+	e := a.show(o.in.records[i])
+	return Self{
+		Name: e.Name, ID: e.ID, Node: e.Node, Addresses: e.Addresses, Labels: e.Labels, HostIP: a.hostAddresses(), Ports: e.Ports,
+	}, nil
+}
+
+func (a *Agent) metadataHandler() http.Handler {
+	mux := http.NewServeMux()
+	about := func(pattern string, show func(http.ResponseWriter, Self)) {
+		mux.HandleFunc(pattern, func(w http.ResponseWriter, r *http.Request) {
+			s, err := a.self(caller4(r.RemoteAddr))
+			if err != nil {
+				http.Error(w, err.Error(), http.StatusForbidden)
+				return
+			}
+			show(w, s)
+		})
+	}
+	about("GET /json", func(w http.ResponseWriter, s Self) { reply(w, http.StatusOK, s) })
+	about("GET /{$}", func(w http.ResponseWriter, s Self) {
+		w.Header().Set("Content-Type", "text/plain; charset=utf-8")
+		for _, v := range s.variables() {
+			_, _ = fmt.Fprintf(w, "%s=%s\n", v.Name, v.Value)
+		}
+	})
+	return mux
+}
+
+// variables are the same as lines for a shell or an environment file. A label with a line break in it loses that.
+func (s Self) variables() []Variable {
+	all := []Variable{{"FAIRLEAD_NAME", s.Name}, {"FAIRLEAD_NODE", s.Node}}
+	for _, ip := range s.Addresses {
+		name := "FAIRLEAD_ADDRESS"
+		if ip.Is6() {
+			name += "6"
+		}
+		all = append(all, Variable{name, ip.String()})
+	}
+	all = append(all, environment(s.Ports, s.HostIP)...)
+	labels := make([]Variable, 0, len(s.Labels))
+	for k, v := range s.Labels {
+		labels = append(labels, Variable{"FAIRLEAD_LABEL_" + shellName(k), graphic(v)})
+	}
+	slices.SortFunc(labels, func(x, y Variable) int { return strings.Compare(x.Name, y.Name) })
+	return append(all, labels...)
+}
+
+// shellName is a label's key as the name of a variable.
+func shellName(key string) string {
+	return strings.Map(func(c rune) rune {
+		if c < unicode.MaxASCII && (unicode.IsLetter(c) || unicode.IsDigit(c)) {
+			return unicode.ToUpper(c)
+		}
+		return '_'
+	}, key)
+}

@@ -1,0 +1,54 @@
+package agent
+
+import (
+	"maps"
+	"net/netip"
+	"slices"
+
+	"github.com/fairlead-net/fairlead/endpoint"
+	"github.com/fairlead-net/fairlead/nat"
+	"github.com/fairlead-net/fairlead/tunnel"
+)
+
+// translate plans the ports and the way out, and adds what both need of the tables that others write too.
+func (d *desired) translate(in inputs) {
+	d.nat = nat.Plan(d.scene(in))
+	maps.Copy(d.members, d.nat.Members)
+	maps.Copy(d.filter, d.nat.Input)
+	for _, name := range d.nat.Loopback {
+		d.Sysctls["net/ipv4/conf/"+endpoint.HostIf(name)+"/route_localnet"] = "1"
+	}
+}
+
+// scene is this host as the plan of its address translation sees it.
+func (d *desired) scene(in inputs) nat.Input {
+	scene := nat.Input{
+		Node: []netip.Addr{in.underlay.Address, in.underlay.Address6}, Uplinks: slices.Clone(in.underlay.Uplinks),
+		Hairpin: in.cfg.NAT.Hairpin, Mappings: in.mappings, Endpoints: make(map[string][]netip.Addr, len(in.records)),
+	}
+	for _, p := range in.cfg.Pools {
+		scene.Pools = append(scene.Pools, nat.Pool{CIDR: p.CIDR, Outgoing: slices.Contains(in.cfg.NAT.Hidden, p.CIDR)})
+	}
+	for _, p := range d.Paths {
+		if p.Reason == "" {
+			scene.Nodes = append(scene.Nodes, p.Via...)
+		}
+	}
+	for _, hop := range in.hops {
+		if hop.Reachable {
+			scene.Uplinks = append(scene.Uplinks, hop.Dev)
+		}
+	}
+	slices.Sort(scene.Uplinks)
+	scene.Uplinks = slices.Compact(scene.Uplinks)
+	for _, r := range in.records {
+		if _, wanted := d.endpoints[endpoint.HostIf(r.Name)]; !wanted {
+			continue
+		}
+		scene.Endpoints[r.Name] = r.Addresses
+		if slices.ContainsFunc(r.Addresses, netip.Addr.Is4) {
+			scene.Gateways = []netip.Addr{tunnel.Gateway()}
+		}
+	}
+	return scene
+}
