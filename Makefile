@@ -93,7 +93,7 @@ demo: deps build ## four hosts, eight containers, one daemon killed: the main jo
 	@go build -o bin/demo ./nettest/demo
 	@BUILT=$(CURDIR)/bin/fairlead KEEP=$(KEEP) bin/demo
 
-bench-%: deps build ## a comparison: bench-ipam, bench-attach, bench-scale, bench-tunnel (writes bench/results/tunnel.md)
+bench-%: deps build ## a comparison: bench-ipam, bench-attach, bench-scale, bench-tunnel, bench-nat (these two write bench/results)
 	@BUILT=$(CURDIR)/bin/fairlead go run ./bench/$*
 
 generate: ## generated code, from its sources
