@@ -25,7 +25,7 @@ accepts, and a masquerade rule for the container itself. In both, the port that 
 nobody accepts, and every port leads to another container, of which only the last is there.
 
 In each round every one is measured, in turns; ratios are within the round, figures are medians of the rounds, with the
-range behind. A new connection is: connect, one byte there, one back, close. A request goes over a connection that is there.
+range of the middle half of the rounds behind. A new connection is: connect, one byte there, one back, close. A request goes over a connection that is there.
 Client, server and all between share a processor; the processor time of a connection is what all of them took, and on a
 machine with other work it says more than the rate. A port that is not mapped has a program on the host itself behind it:
 its connections look through the rules as well.
@@ -97,8 +97,11 @@ func rates(all []sample) (values []float64) {
 	return values
 }
 
+// spread is the median and the quartiles: a round that something else disturbed says nothing.
 func spread(values []float64) string {
-	return fmt.Sprintf("%.2f (%.2f to %.2f)", median(values), slices.Min(values), slices.Max(values))
+	sorted := slices.Sorted(slices.Values(values))
+	last := len(sorted) - 1
+	return fmt.Sprintf("%.2f (%.2f to %.2f)", median(values), sorted[last/4], sorted[last-last/4])
 }
 
 func median(values []float64) float64 {
