@@ -4,6 +4,7 @@ import (
 	"context"
 	"errors"
 	"fmt"
+	"maps"
 	"os"
 	"path/filepath"
 	"slices"
@@ -21,6 +22,8 @@ const (
 	pinExcused = "hold-excused-1"
 	pinBind4   = "hold-bind4-1"
 	pinBind6   = "hold-bind6-1"
+	pinSCTP    = "hold-sctp-1"
+	pinSCTPx   = "hold-sctpx-1"
 
 	bpffs      = "/sys/fs/bpf"
 	mountTable = "/proc/thread-self/mountinfo"
@@ -40,6 +43,7 @@ type pins struct {
 	excused *ebpf.Map
 	links   map[string]link.Link
 	inodes  map[string]uint64 // of the pins, to see that they are still those
+	can     []abilities       // what this kernel lets the programs have; none before it was asked
 }
 
 func newPins(dir string) *pins {
@@ -159,7 +163,7 @@ func (p *pins) adopt() (err error) {
 	}); err != nil {
 		return err
 	}
-	bind4, bind6, err := loadBind(p.ports, p.excused)
+	bind4, bind6, err := p.loadBind()
 	if err != nil {
 		return err
 	}
@@ -170,6 +174,11 @@ func (p *pins) adopt() (err error) {
 	}
 	if err := p.adoptLink(pinBind6, bind6, ebpf.AttachCGroupInet6Bind); err != nil {
 		return err
+	}
+	if exists(filepath.Join(p.dir, pinSCTP)) {
+		if err := p.adoptSCTP(); err != nil {
+			return err
+		}
 	}
 	return p.remember()
 }
@@ -272,7 +281,8 @@ func runs(l link.Link, want *ebpf.Program) bool {
 
 // remember notes which pins are ours.
 func (p *pins) remember() error {
-	for _, name := range []string{pinPorts, pinExcused, pinBind4, pinBind6} {
+	names := append(slices.Collect(maps.Keys(p.links)), pinPorts, pinExcused)
+	for _, name := range names {
 		var st unix.Stat_t
 		if err := unix.Stat(filepath.Join(p.dir, name), &st); err != nil {
 			return fmt.Errorf("look at pin %s: %w", name, err)
@@ -300,7 +310,7 @@ func (p *pins) sound() bool {
 // remove takes everything out of the kernel. The directory is locked.
 func (p *pins) remove() error {
 	var errs []error
-	for _, name := range []string{pinBind4, pinBind6, pinExcused, pinPorts} {
+	for _, name := range []string{pinBind4, pinBind6, pinSCTP, pinSCTPx, pinExcused, pinPorts} {
 		if err := os.Remove(filepath.Join(p.dir, name)); err != nil && !errors.Is(err, os.ErrNotExist) {
 			errs = append(errs, fmt.Errorf("remove pin: %w", err))
 		}

@@ -2,10 +2,8 @@ package nat
 
 import (
 	"context"
-	"encoding/binary"
 	"errors"
 	"fmt"
-	"net/netip"
 
 	"github.com/cilium/ebpf"
 	"golang.org/x/sys/unix"
@@ -17,6 +15,7 @@ type pinned struct {
 	k      *Kernel
 	cookie uint64       // of the network namespace
 	guards map[Port]int // sockets bound to ports whose claim is not settled
+	sctp   *sockets     // has those of SCTP where this kernel lets no program look at its binds; nil: it does
 }
 
 // openPinned takes over what is pinned, or pins it. An error says why ports can not be held so.
@@ -54,6 +53,9 @@ func cookieHere() (uint64, error) {
 }
 
 func (p *pinned) weak() string {
+	if p.sctp != nil && p.sctp.isNeeded() {
+		return p.sctp.weak()
+	}
 	if p.isNarrow() {
 		return "only programs in this container are watched: the root of the control groups is not seen from here"
 	}
@@ -64,7 +66,11 @@ func (p *pinned) close() error {
 	for port := range p.guards {
 		p.settle([]Port{port})
 	}
-	return p.pins.close()
+	var err error
+	if p.sctp != nil {
+		err = p.sctp.close()
+	}
+	return errors.Join(err, p.pins.close())
 }
 
 // leave removes the pins when nobody holds a port, and lets go of them.
@@ -76,61 +82,13 @@ func (p *pins) leave() error {
 	return p.close()
 }
 
-// key is where a port is in the map.
-func (p *pinned) key(port Port) heldKey {
-	key := p.number(port.Number)
-	key.Proto, key.Family = protocols(port.Proto), family(port.IP)
-	copy(key.Addr[:], port.IP.AsSlice())
-	return key
-}
-
-// number is where its number is.
-func (p *pinned) number(n uint16) heldKey {
-	key := heldKey{Cookie: p.cookie}
-	binary.BigEndian.PutUint16(key.Port[:], n)
-	return key
-}
-
-func (k heldKey) whole() heldKey {
-	k.Addr = [16]byte{}
-	return k
-}
-
-// numbered is the number of the key.
-func (k heldKey) numbered() uint16 { return binary.BigEndian.Uint16(k.Port[:]) }
-
-func (k heldKey) port() Port {
-	p := Port{Number: k.numbered(), IP: netip.AddrFrom16(k.Addr)}
-	if k.Family == 4 {
-		p.IP = netip.AddrFrom4([4]byte(k.Addr[:]))
-	}
-	p.Proto = map[uint8]string{unix.IPPROTO_TCP: "tcp", unix.IPPROTO_UDP: "udp", unix.IPPROTO_SCTP: "sctp"}[k.Proto]
-	return p
-}
-
-// entries reads what is ours of the map.
-func (p *pinned) entries() (map[heldKey]heldFlags, error) {
-	const many = 4096
-	keys, flags := make([]heldKey, many), make([]heldFlags, many)
-	all := make(map[heldKey]heldFlags)
-	for cursor := new(ebpf.MapBatchCursor); ; {
-		n, err := p.ports.BatchLookup(cursor, keys, flags, nil)
-		if err != nil && !errors.Is(err, ebpf.ErrKeyNotExist) {
-			return nil, fmt.Errorf("read the ports that are held: %w", err)
-		}
-		for i, key := range keys[:n] {
-			if key.Cookie == p.cookie {
-				all[key] = flags[i]
-			}
-		}
-		if err != nil {
-			return all, nil
-		}
-	}
-}
-
 func (p *pinned) list(ctx context.Context) (map[Port]Fault, error) {
 	have := make(map[Port]Fault)
+	if p.sctp != nil {
+		for port := range p.sctp.held {
+			have[port] = ""
+		}
+	}
 	if p.ports == nil {
 		if !pinnedAt(p.dir) {
 			return have, nil
@@ -159,7 +117,7 @@ func (p *pinned) list(ctx context.Context) (map[Port]Fault, error) {
 		}
 		fault := Fault("")
 		switch {
-		case !sound:
+		case !sound, key.Proto == unix.IPPROTO_SCTP && p.links[pinSCTP] == nil:
 			fault = faultDetached
 		case !kept.has(key.numbered()):
 			fault = faultChosen
@@ -188,8 +146,14 @@ func (p *pinned) take(ctx context.Context, ports []Port) (fresh []Port, failed m
 			return nil, allFailed(failed, ports, err)
 		}
 	}
-	err = p.k.inside(func() (err error) {
-		if fresh, err = p.mark(ports); err != nil {
+	ports, theirs := p.apart(ports)
+	if len(theirs) > 0 {
+		fresh, failed = p.sctp.take(ctx, theirs)
+	}
+	err = p.k.inside(func() error {
+		marked, err := p.mark(ports)
+		fresh = append(fresh, marked...)
+		if err != nil {
 			return err
 		}
 		for _, port := range ports {
@@ -200,6 +164,28 @@ func (p *pinned) take(ctx context.Context, ports []Port) (fresh []Port, failed m
 		return nil
 	})
 	return fresh, allFailed(failed, ports, err)
+}
+
+// apart tells the ports that are held by programs from those of SCTP that must be held by sockets: where the programs for
+// it can not be had once, they are not asked for again.
+func (p *pinned) apart(ports []Port) (mine, sctp []Port) {
+	for _, port := range ports {
+		if port.Proto != "sctp" {
+			mine = append(mine, port)
+			continue
+		}
+		if p.sctp == nil && p.links[pinSCTP] == nil {
+			if err := p.adoptSCTP(); err != nil {
+				p.sctp = newSockets(p.k, "SCTP: "+err.Error())
+			}
+		}
+		if p.sctp == nil {
+			mine = append(mine, port)
+		} else {
+			sctp = append(sctp, port)
+		}
+	}
+	return mine, sctp
 }
 
 // mark holds ports, in the thread's network namespace, and tells which were not held before.
@@ -257,24 +243,6 @@ func (p *pinned) enter(port Port, kept bool) (fresh bool, err error) {
 	return true, p.write(key, flags|heldRow)
 }
 
-func (p *pinned) read(key heldKey) (flags heldFlags, there bool, err error) {
-	err = p.ports.Lookup(key, &flags)
-	if errors.Is(err, ebpf.ErrKeyNotExist) {
-		return 0, false, nil
-	}
-	if err != nil {
-		return 0, false, fmt.Errorf("read whether a port is held: %w", err)
-	}
-	return flags, true, nil
-}
-
-func (p *pinned) write(key heldKey, flags heldFlags) error {
-	if err := p.ports.Put(key, flags); err != nil {
-		return fmt.Errorf("hold port: %w", err)
-	}
-	return nil
-}
-
 // look finds out, in the thread's network namespace, whether somebody has a port that is held now, and notes it. What
 // passed our program before we wrote into the map finds our socket in its way, until the port is settled.
 func (p *pinned) look(port Port) error {
@@ -309,6 +277,9 @@ func (p *pinned) settle(ports []Port) {
 // them goes. Whoever is killed in between leaves a row that does not look sound, never a number reserved for nobody.
 func (p *pinned) drop(ctx context.Context, ports []Port) map[Port]error {
 	failed := make(map[Port]error)
+	if p.sctp != nil {
+		failed = p.sctp.drop(ctx, ports)
+	}
 	if len(ports) == 0 || p.ports == nil && !pinnedAt(p.dir) {
 		return failed
 	}

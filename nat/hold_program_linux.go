@@ -10,27 +10,6 @@ import (
 	"golang.org/x/sys/unix"
 )
 
-// heldKey is the key of a map of the kernel: a port of one network namespace. Two kinds of entry are there beside the
-// ports that are held: one without address for a port of which single addresses are held, so that most binds are looked
-// up once, and one without protocol, family and address for each number.
-type heldKey struct {
-	Cookie uint64   // of the namespace
-	Addr   [16]byte // IPv4 in the first four; zero for every address
-	Port   [2]byte  // as in a packet
-	Proto  uint8
-	Family uint8 // 4 or 6
-	Pad    [4]byte
-}
-
-// heldFlags is what the map says of an entry.
-type heldFlags uint32
-
-const (
-	heldRow    heldFlags = 1 << iota // a port that is held
-	heldTaken                        // a program had it before
-	heldBefore                       // of a number: it was in ip_local_reserved_ports without us
-)
-
 // Where the key lies on the stack of a program, and what a program is told: struct bpf_sock_addr of
 // include/uapi/linux/bpf.h.
 const (
@@ -104,6 +83,12 @@ type bindCode struct {
 	can            abilities
 }
 
+// quad is where a program finds the words of an address.
+type quad struct {
+	base asm.Register
+	at   []int16
+}
+
 // begin lets pass what binds no port of its own choice and what is no TCP and no UDP, and begins the key.
 func (b bindCode) begin() asm.Instructions {
 	return asm.Instructions{
@@ -143,29 +128,35 @@ func (b bindCode) end() asm.Instructions {
 	)
 }
 
-func (b bindCode) looks4() asm.Instructions { return b.look("bind4", 4, []int16{ctxIP4}) }
+func (b bindCode) looks4() asm.Instructions {
+	return look(b.ports, "bind4", 4, quad{asm.R6, []int16{ctxIP4}})
+}
 
-// looks6 takes an address that is mapped into IPv6 for what it is, and :: for both families where the socket has both.
 func (b bindCode) looks6() asm.Instructions {
-	words := []int16{ctxIP6, ctxIP6 + 4, ctxIP6 + 8, ctxIP6 + 12}
+	return look6(b.ports, quad{asm.R6, []int16{ctxIP6, ctxIP6 + 4, ctxIP6 + 8, ctxIP6 + 12}}, b.passOnly())
+}
+
+// look6 takes an address that is mapped into IPv6 for what it is, and :: for both families, but for what passOnly lets
+// pass.
+func look6(ports *ebpf.Map, ip quad, passOnly asm.Instructions) asm.Instructions {
 	code := asm.Instructions{
-		asm.LoadMem(asm.R1, asm.R6, words[0], asm.Word),
-		asm.LoadMem(asm.R2, asm.R6, words[1], asm.Word),
+		asm.LoadMem(asm.R1, ip.base, ip.at[0], asm.Word),
+		asm.LoadMem(asm.R2, ip.base, ip.at[1], asm.Word),
 		asm.Or.Reg(asm.R1, asm.R2),
 		asm.JNE.Imm(asm.R1, 0, "six"),
-		asm.LoadMem(asm.R2, asm.R6, words[2], asm.Word),
+		asm.LoadMem(asm.R2, ip.base, ip.at[2], asm.Word),
 		asm.HostTo(asm.BE, asm.R2, asm.Word),
 		asm.JNE.Imm(asm.R2, 0xffff, "six"),
 	}
-	code = append(code, b.look("mapped", 4, words[3:])...)
+	code = append(code, look(ports, "mapped", 4, quad{ip.base, ip.at[3:]})...)
 	code = append(code, asm.Ja.Label("allow"))
-	six := b.look("six", 6, words)
+	six := look(ports, "six", 6, ip)
 	six[0] = six[0].WithSymbol("six")
 	code = append(code, six...)
-	code = append(code, orWords(words)...)
+	code = append(code, ip.or()...)
 	code = append(code, asm.JNE.Imm(asm.R1, 0, "allow"))
-	code = append(code, b.passOnly()...)
-	return append(code, b.look("both", 4, nil)...)
+	code = append(code, passOnly...)
+	return append(code, look(ports, "both", 4, quad{})...)
 }
 
 // passOnly lets pass a socket that keeps to IPv6.
@@ -188,9 +179,8 @@ func (b bindCode) passOnly() asm.Instructions {
 	}
 }
 
-// look refuses an address of a family, given by the words of it, if it is held or if it is zero and one of its family
-// is. No words are zero.
-func (b bindCode) look(name string, family int64, words []int16) asm.Instructions {
+// look refuses an address of a family if it is held, or if it is zero and any of its family is. No quad is zero.
+func look(ports *ebpf.Map, name string, family int64, ip quad) asm.Instructions {
 	next := name + " free"
 	code := asm.Instructions{
 		asm.Mov.Imm(asm.R1, 0),
@@ -198,9 +188,9 @@ func (b bindCode) look(name string, family int64, words []int16) asm.Instruction
 		asm.StoreMem(asm.R10, atAddr+8, asm.R1, asm.DWord),
 		asm.StoreImm(asm.R10, atFamily, family, asm.Byte),
 	}
-	code = append(code, lookup(b.ports, atKey)...)
+	code = append(code, lookup(ports, atKey)...)
 	code = append(code, asm.JEq.Imm(asm.R0, 0, next))
-	if len(words) == 0 {
+	if len(ip.at) == 0 {
 		code = append(code, asm.Ja.Label("deny"))
 	} else {
 		code = append(code,
@@ -208,25 +198,25 @@ func (b bindCode) look(name string, family int64, words []int16) asm.Instruction
 			asm.And.Imm(asm.R1, int32(heldRow)),
 			asm.JNE.Imm(asm.R1, 0, "deny"),
 		)
-		code = append(code, orWords(words)...)
+		code = append(code, ip.or()...)
 		code = append(code, asm.JEq.Imm(asm.R1, 0, "deny"))
-		for i, word := range words {
+		for i, at := range ip.at {
 			code = append(code,
-				asm.LoadMem(asm.R1, asm.R6, word, asm.Word),
+				asm.LoadMem(asm.R1, ip.base, at, asm.Word),
 				asm.StoreMem(asm.R10, atAddr+int16(4*i), asm.R1, asm.Word),
 			)
 		}
-		code = append(code, lookup(b.ports, atKey)...)
+		code = append(code, lookup(ports, atKey)...)
 		code = append(code, asm.JNE.Imm(asm.R0, 0, "deny"))
 	}
 	return append(code, asm.Mov.Imm(asm.R0, 0).WithSymbol(next))
 }
 
-// orWords leaves in R1 what is zero only if all the words of an address are.
-func orWords(words []int16) asm.Instructions {
-	code := asm.Instructions{asm.LoadMem(asm.R1, asm.R6, words[0], asm.Word)}
-	for _, word := range words[1:] {
-		code = append(code, asm.LoadMem(asm.R2, asm.R6, word, asm.Word), asm.Or.Reg(asm.R1, asm.R2))
+// or leaves in R1 what is zero only if the whole address is.
+func (ip quad) or() asm.Instructions {
+	code := asm.Instructions{asm.LoadMem(asm.R1, ip.base, ip.at[0], asm.Word)}
+	for _, at := range ip.at[1:] {
+		code = append(code, asm.LoadMem(asm.R2, ip.base, at, asm.Word), asm.Or.Reg(asm.R1, asm.R2))
 	}
 	return code
 }
@@ -241,16 +231,21 @@ func lookup(m *ebpf.Map, at int32) asm.Instructions {
 	}
 }
 
-// loadBind loads the programs with as much as the kernel lets them have.
-func loadBind(ports, excused *ebpf.Map) (bind4, bind6 *ebpf.Program, err error) {
-	only := findOnly()
-	for _, can := range []abilities{{true, only}, {true, bit{}}, {false, only}, {}} {
-		bind6, err = ebpf.NewProgram(bindSpec(6, ports, excused, can))
+// loadBind loads the programs with as much as the kernel lets them have, which is found out once.
+func (p *pins) loadBind() (bind4, bind6 *ebpf.Program, err error) {
+	try := p.can
+	if len(try) == 0 {
+		only := findOnly()
+		try = []abilities{{true, only}, {true, bit{}}, {false, only}, {}}
+	}
+	for _, can := range try {
+		bind6, err = ebpf.NewProgram(bindSpec(6, p.ports, p.excused, can))
 		if err != nil {
 			continue
 		}
-		bind4, err = ebpf.NewProgram(bindSpec(4, ports, excused, can))
+		bind4, err = ebpf.NewProgram(bindSpec(4, p.ports, p.excused, can))
 		if err == nil {
+			p.can = []abilities{can}
 			return bind4, bind6, nil
 		}
 		err = errors.Join(err, bind6.Close())

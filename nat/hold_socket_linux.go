@@ -20,6 +20,16 @@ func newSockets(k *Kernel, why string) *sockets {
 
 func (s *sockets) weak() string { return s.why }
 
+// isNeeded tells whether a socket keeps any port: where there are no such sockets, none needs to.
+func (s *sockets) isNeeded() bool {
+	for _, fd := range s.held {
+		if fd >= 0 {
+			return true
+		}
+	}
+	return false
+}
+
 func (s *sockets) settle([]Port) {}
 
 func (s *sockets) list(context.Context) (map[Port]Fault, error) {
