@@ -1,0 +1,143 @@
+package story_test
+
+import (
+	"fmt"
+	"net/netip"
+	"testing"
+	"time"
+
+	"github.com/fairlead-net/fairlead/nettest"
+)
+
+// way is how somebody asks for a published port, and whom the container sees then.
+type way struct {
+	who  string // in the words of docs/ports.md
+	from *nettest.Host
+	to   netip.Addr // the address that is asked
+	seen netip.Addr
+}
+
+func (w way) String() string { return fmt.Sprintf("%s (%s) by %s", w.who, w.from.Name, w.to) }
+
+// crowd are containers that ask for the ports of the first.
+type crowd struct{ own, near, direct, tunnelled *nettest.Container }
+
+// ways is the table of docs/ports.md, in both families.
+func (h *harbour) ways(c crowd) (all []way) {
+	n, other, far := h.n, h.Node("n2"), h.Node("n3")
+	for _, four := range []bool{true, false} {
+		pick := func(ip4, ip6 netip.Addr) netip.Addr {
+			if four {
+				return ip4
+			}
+			return ip6
+		}
+		of := func(c *nettest.Container) netip.Addr { return pick(c.IP4, c.IP6) }
+		to := pick(n.Address4, n.Address6)
+		all = append(all,
+			way{"another host", h.stranger, to, pick(h.stranger4, h.stranger6)},
+			way{"another node", other.Host, to, pick(other.Address4, other.Address6)},
+			way{"another node behind a router", far.Host, to, pick(far.Address4, far.Address6)},
+			way{"a container of this host", c.near.Host, to, of(c.near)},
+			way{"a container of another node on the link", c.direct.Host, to, of(c.direct)},
+			way{"a container of a node behind a router", c.tunnelled.Host, to, of(c.tunnelled)},
+			way{"a program of this host", n.Host, to, to},
+			way{"the container itself", c.own.Host, to, to},
+		)
+	}
+	return append(all, way{"a program of this host", n.Host, netip.MustParseAddr("127.0.0.1"), n.Address4})
+}
+
+// TestPublishedPortsAreReachedFromEverywhere tells one story in one lab: who reaches what, who does not, and what is left.
+func TestPublishedPortsAreReachedFromEverywhere(t *testing.T) {
+	h := newHarbour(t, nettest.LabOptions{Nodes: []string{"n1", "n2", "n3"}, RPFilter: 1})
+	c := h.gather(t, "tcp", "udp")
+	t.Run("and the container sees who asks", func(t *testing.T) { h.checkWays(t, c, "tcp", "udp") })
+	t.Run("by one address only if that is asked for", h.checkOneAddress)
+	t.Run("but not over 127.0.0.1 from elsewhere", func(t *testing.T) { h.checkLoopback(t, c) })
+	t.Run("and the way out is the host's", func(t *testing.T) { h.checkWayOut(t, c) })
+	t.Run("and containers are told of their own", func(t *testing.T) { h.checkInside(t, c) })
+	t.Run("until it is uninstalled", h.checkUninstall)
+}
+
+// gather attaches the crowd. Of the first one two ports are published, at a fixed and at a random one of the host.
+func (h *harbour) gather(t *testing.T, protos ...string) crowd {
+	t.Helper()
+	var flags []string
+	for _, proto := range protos {
+		flags = append(flags, "--publish", fmt.Sprintf("%d:%d/%s", fixedPort, plainPort, proto), "--publish", fmt.Sprintf("%d/%s", otherPort, proto))
+	}
+	c := crowd{
+		own: h.n.Attach("web", append(flags, "--label", "tier=front")...), near: h.n.Attach("near"),
+		direct: h.Node("n2").Attach("direct"), tunnelled: h.Node("n3").Attach("tunnelled"),
+	}
+	offer(c.own, plainPort, protos...)
+	offer(c.own, otherPort, protos...)
+	return c
+}
+
+// checkWays has everybody ask by every protocol, for the fixed and the random port.
+func (h *harbour) checkWays(t *testing.T, c crowd, protos ...string) {
+	asked := 0
+	for _, proto := range protos {
+		random := hostPort(t, h.n, c.own.Endpoint, proto, otherPort)
+		if random == 0 || random == fixedPort {
+			t.Fatalf("the random port is %d", random)
+		}
+		for _, w := range h.ways(c) {
+			for _, port := range []uint16{fixedPort, random} {
+				if err := w.works(proto, port, c.own.Endpoint); err != nil {
+					t.Errorf("%s, port %d/%s: %v", w, port, proto, err)
+				}
+				asked++
+			}
+		}
+	}
+	t.Logf("%d questions", asked)
+}
+
+// works is an error unless the container answers and saw whom it should. A first packet may wait for a neighbour.
+func (w way) works(proto string, port uint16, name string) error {
+	var last error
+	for range 3 {
+		got, err := w.from.Call(proto, netip.AddrPortFrom(w.to, port))
+		switch {
+		case err != nil:
+			last = err
+			continue
+		case got.Name != name:
+			return fmt.Errorf("answered by %q", got.Name)
+		case got.Source.Addr() != w.seen:
+			return fmt.Errorf("seen as %s, not as %s", got.Source.Addr(), w.seen)
+		}
+		return nil
+	}
+	return last
+}
+
+// checkOneAddress publishes by one address of a host that has several.
+func (h *harbour) checkOneAddress(t *testing.T) {
+	second := netip.MustParseAddr("192.0.2.101")
+	h.n.IP("addr add " + second.String() + "/24 dev eth0")
+	t.Cleanup(func() { h.n.IP("addr del " + second.String() + "/24 dev eth0") })
+	for name, at := range map[string]string{"one": "192.0.2.101", "two": "192.0.2.1", "six": "[2001:db8:1::1]", "own": "127.0.0.1"} {
+		c := h.n.Attach(name, "--publish", at+":8090:80")
+		offer(c, plainPort, "tcp")
+		t.Cleanup(func() { h.n.Fairlead("detach", name) })
+	}
+	for _, from := range []*nettest.Host{h.stranger, h.n.Host} {
+		for to, name := range map[netip.Addr]string{second: "one", h.n.Address4: "two", h.n.Address6: "six"} {
+			nettest.Eventually(t, time.Second, func() error { return answers(from, "tcp", netip.AddrPortFrom(to, 8090), name) })
+		}
+	}
+	if err := answers(h.n.Host, "tcp", netip.MustParseAddrPort("127.0.0.1:8090"), "own"); err != nil {
+		t.Error(err)
+	}
+	h.n.Fairlead("unpublish", "one", "192.0.2.101:8090:80")
+	if err := silent(h.stranger, "tcp", netip.AddrPortFrom(second, 8090)); err != nil {
+		t.Error(err)
+	}
+	if err := answers(h.stranger, "tcp", netip.AddrPortFrom(h.n.Address4, 8090), "two"); err != nil {
+		t.Error(err)
+	}
+}
