@@ -22,6 +22,7 @@ type desired struct {
 	members   map[nat.Member]nat.Fault   // who may send into the tunnels
 	filter    map[nat.EntryKey]nat.Entry // what keeps others from it, and from this host
 	nat       nat.Rows
+	loopback  map[string]string // kernel parameters of endpoints' links, which go with them
 	announce  []bgp.Announcement
 	routes    []Route // every route heard, used or not
 }

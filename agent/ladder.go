@@ -18,7 +18,7 @@ type Kernel struct {
 	Neighbours reconcile.Target[tunnel.NeighKey, tunnel.MAC]
 	FDB        reconcile.Target[tunnel.FDBKey, netip.Addr]
 	Routes     reconcile.Target[tunnel.RouteKey, tunnel.Route]
-	Rules      reconcile.Target[netip.Prefix, tunnel.Rule]
+	Rules      reconcile.Target[tunnel.RuleKey, tunnel.Rule]
 	Members    Members
 	Filter     Filter
 	Insides    Insides
@@ -73,16 +73,18 @@ type ladder struct {
 	endpoints  *reconcile.Table[string, endpoint.Row]
 	insides    *reconcile.Table[string, endpoint.Row]
 	sysctls    *reconcile.Table[string, string]
+	loopback   *reconcile.Table[string, string]
 	neighbours *reconcile.Table[tunnel.NeighKey, tunnel.MAC]
 	fdb        *reconcile.Table[tunnel.FDBKey, netip.Addr]
 	routes     *reconcile.Table[tunnel.RouteKey, tunnel.Route]
-	rules      *reconcile.Table[netip.Prefix, tunnel.Rule]
+	rules      *reconcile.Table[tunnel.RuleKey, tunnel.Rule]
 	holds      *reconcile.Table[nat.Port, nat.Fault]
 	ports      *reconcile.Table[nat.Port, nat.Rule]
 	outgoing   *reconcile.Table[nat.EntryKey, nat.Entry]
 	forward    *reconcile.Table[nat.EntryKey, nat.Entry]
 	patrol     *patrol
-	parameters *parameters
+	parameters *parameters // of sysctls
+	links      *parameters // of loopback
 	speaker    Speaker
 }
 
@@ -93,7 +95,7 @@ const (
 )
 
 func newLadder(k Kernel, speaker Speaker, p *patrol) *ladder {
-	s := &parameters{of: k.Sysctls}
+	s, own := &parameters{of: k.Sysctls}, &parameters{of: k.Sysctls}
 	return &ladder{
 		members:    reconcile.NewTable("set", reconcile.Target[nat.Member, nat.Fault](k.Members)),
 		filter:     reconcile.NewTable("filter", reconcile.Target[nat.EntryKey, nat.Entry](k.Filter)),
@@ -101,6 +103,7 @@ func newLadder(k Kernel, speaker Speaker, p *patrol) *ladder {
 		endpoints:  reconcile.NewTable("endpoint", k.Endpoints).Alone(),
 		insides:    reconcile.NewTable("inside", reconcile.Target[string, endpoint.Row](p)).Alone(),
 		sysctls:    reconcile.NewTable("sysctl", reconcile.Target[string, string](s)).Alone(),
+		loopback:   reconcile.NewTable("loopback", reconcile.Target[string, string](own)).Alone(),
 		neighbours: reconcile.NewTable("neighbour", k.Neighbours),
 		fdb:        reconcile.NewTable("fdb", k.FDB),
 		routes:     reconcile.NewTable(tableRoute, k.Routes),
@@ -111,6 +114,7 @@ func newLadder(k Kernel, speaker Speaker, p *patrol) *ladder {
 		forward:    reconcile.NewTable("forward", reconcile.Target[nat.EntryKey, nat.Entry](k.NAT.Forward)),
 		patrol:     p,
 		parameters: s,
+		links:      own,
 		speaker:    speaker,
 	}
 }
@@ -124,7 +128,7 @@ type tables struct {
 	neighbours map[tunnel.NeighKey]tunnel.MAC
 	fdb        map[tunnel.FDBKey]netip.Addr
 	routes     map[tunnel.RouteKey]tunnel.Route
-	rules      map[netip.Prefix]tunnel.Rule
+	rules      map[tunnel.RuleKey]tunnel.Rule
 	holds      map[nat.Port]nat.Fault
 	ports      map[nat.Port]nat.Rule
 	outgoing   map[nat.EntryKey]nat.Entry
@@ -151,7 +155,7 @@ func (l *ladder) read(ctx context.Context, t *tables) {
 // is pruned; what belongs to endpoints is.
 func (l *ladder) apply(ctx context.Context, d desired, have tables, complete bool) *reconcile.Report {
 	early := func(dev string) bool { return !complete && tunnelled(dev) }
-	l.parameters.want = d.Sysctls
+	l.parameters.want, l.links.want = d.Sysctls, d.loopback
 	l.patrol.expect(d.endpoints)
 	defer l.patrol.settle()
 	inside := func(nat.EntryKey, nat.Entry) bool { return !complete } // the way to other nodes may ask for it still
@@ -165,11 +169,12 @@ func (l *ladder) apply(ctx context.Context, d desired, have tables, complete boo
 		l.devices.Known(have.devices, d.Devices, func(name string, _ tunnel.Device) bool { return early(name) }),
 		l.sysctls.Rung(d.Sysctls, nil),
 		l.endpoints.Known(have.endpoints, d.endpoints, nil),
+		l.loopback.Rung(d.loopback, nil),
 		l.insides.Rung(d.endpoints, nil),
 		l.neighbours.Known(have.neighbours, d.Neighbours, func(k tunnel.NeighKey, _ tunnel.MAC) bool { return early(k.Dev) }),
 		l.fdb.Known(have.fdb, d.FDB, func(k tunnel.FDBKey, _ netip.Addr) bool { return early(k.Dev) }),
 		l.routes.Known(have.routes, d.Routes, func(_ tunnel.RouteKey, r tunnel.Route) bool { return !complete && remote(r) }),
-		l.rules.Known(have.rules, d.Rules, func(netip.Prefix, tunnel.Rule) bool { return !complete }),
+		l.rules.Known(have.rules, d.Rules, func(tunnel.RuleKey, tunnel.Rule) bool { return !complete }),
 		reconcile.Whole("announcement", func(context.Context) error { return l.speaker.Announce(d.announce) }),
 	)
 }

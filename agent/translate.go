@@ -15,8 +15,9 @@ func (d *desired) translate(in inputs) {
 	d.nat = nat.Plan(d.scene(in))
 	maps.Copy(d.members, d.nat.Members)
 	maps.Copy(d.filter, d.nat.Input)
+	d.loopback = make(map[string]string, len(d.nat.Loopback))
 	for _, name := range d.nat.Loopback {
-		d.Sysctls["net/ipv4/conf/"+endpoint.HostIf(name)+"/route_localnet"] = "1"
+		d.loopback["net/ipv4/conf/"+endpoint.HostIf(name)+"/route_localnet"] = "1"
 	}
 }
 
