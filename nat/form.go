@@ -69,7 +69,7 @@ func blamed[K, V comparable](f form[K, V], rows map[K]V, faults map[string]Fault
 	for k, v := range rows {
 		listed[k] = v
 		for _, chain := range f.path(k) {
-			if fault, bad := faults[chain]; bad {
+			if fault, bad := faults[chain]; bad && fault != loose {
 				listed[k], told = f.faulty(v, fault), true
 				break
 			}

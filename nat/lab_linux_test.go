@@ -10,6 +10,7 @@ import (
 	"testing"
 
 	"github.com/google/go-cmp/cmp"
+	"github.com/google/go-cmp/cmp/cmpopts"
 	"go.uber.org/goleak"
 
 	"github.com/fairlead-net/fairlead/nat"
@@ -98,7 +99,7 @@ func settle[K, V comparable](t *testing.T, table *reconcile.Table[K, V], want ma
 	return r
 }
 
-func addresses() cmp.Option { return cmp.Comparer(func(a, b netip.Addr) bool { return a == b }) }
+func addresses() cmp.Option { return cmpopts.EquateComparable(netip.Addr{}, netip.AddrPort{}) }
 
 // world is everything that the packet filter holds, by every tool that there is, without counters.
 func (h host) world() string {

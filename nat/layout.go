@@ -17,9 +17,9 @@ import (
 //
 // A packet goes from chain to chain by goto: when no rule is for it, it is through at once.
 //
-// With 4 ways at most places and 32 ports at the end the last of 10,000 random mappings is found after 20 checks on the
-// average, 57 at most. Twice as many ports at the end would be more checks, half as many would be more chains, which
-// take iptables longer to write than rules.
+// With 4 ways at most places and 32 ports at the end, one of 10,000 mappings is found after 18 checks on the average when
+// their ports are random, after 30 when they are in a row, and after 59 at most. Twice as many ports at the end would be
+// more checks; half as many would be twice as many chains, which take iptables longer to write than rules.
 type portForm struct{}
 
 const (
@@ -33,20 +33,20 @@ func levels() [depth]int { return [depth]int{1 << 14, 1 << 12, 1 << 10, 1 << 8, 
 // transports are the protocols that can be mapped, with the number that stands in a rule, in the order in which packets are asked.
 func transports() [3][2]string { return [3][2]string{{"tcp", "6"}, {"udp", "17"}, {"sctp", "132"}} }
 
-// ranked is the place of a protocol, and past the end for one that can not be mapped.
+// ranked is the place of a protocol, -1 of one that can not be mapped.
 func ranked(proto string) int {
-	all := transports()
-	i := slices.IndexFunc(all[:], func(p [2]string) bool { return p[0] == proto })
-	if i < 0 {
-		return len(all)
+	for i, p := range transports() {
+		if p[0] == proto {
+			return i
+		}
 	}
-	return i
+	return -1
 }
 
 // mappable tells what is wrong with a mapping that no rule can be made of.
 func mappable(p Port, r Rule) error {
 	switch {
-	case ranked(p.Proto) == len(transports()):
+	case ranked(p.Proto) < 0:
 		return fmt.Errorf("protocol %q can not be mapped", p.Proto)
 	case !p.IP.IsValid() || p.IP.Is4In6() || p.IP.Zone() != "" || p.Number == 0:
 		return fmt.Errorf("%s is no port of a host", p)
@@ -83,21 +83,23 @@ func (portForm) chains(rows map[Port]Rule) map[string][]string {
 	ports := slices.SortedFunc(maps.Keys(rows), byPlace)
 	all := map[string][]string{dnatChain: nil}
 	proto := ""
-	var at [depth]int // the block of each level that the port before was in, counted from 1
+	var in [depth]struct {
+		block int // of each level that the port before was in, counted from 1
+		chain string
+	}
 	for _, p := range ports {
 		if p.Proto != proto {
-			proto, at = p.Proto, [depth]int{}
+			proto = p.Proto
+			clear(in[:])
 			all[dnatChain] = append(all[dnatChain], "-p "+transports()[ranked(proto)][1]+" -g "+top(proto))
 		}
 		from := top(proto)
 		for i, size := range levels() {
-			n := int(p.Number) / size
-			to := block(proto, n*size, size)
-			if at[i] != n+1 {
-				all[from] = append(all[from], toBlock(proto, n*size, size, to))
-				at[i] = n + 1
+			if n := int(p.Number) / size; in[i].block != n+1 {
+				in[i].block, in[i].chain = n+1, block(proto, n*size, size)
+				all[from] = append(all[from], toBlock(proto, n*size, size, in[i].chain))
 			}
-			from = to
+			from = in[i].chain
 		}
 		all[from] = append(all[from], p.line(rows[p]))
 	}
@@ -149,7 +151,7 @@ func (portForm) row(text string, family int) (p Port, r Rule, canon string, ours
 	}
 	number, err := port(f[5])
 	p.Proto, p.Number = f[3], number
-	if err != nil || ranked(p.Proto) == len(transports()) {
+	if err != nil || ranked(p.Proto) < 0 {
 		return p, r, "", false
 	}
 	r.To, err = netip.ParseAddrPort(f[9])

@@ -9,7 +9,7 @@ import (
 )
 
 const (
-	sizeTime = 500 * time.Millisecond // between two looks at the size of the old back end's tables
+	sizeTime = 250 * time.Millisecond // between two looks at the size of the old back end's tables
 	getInfo  = 64                     // IPT_SO_GET_INFO, include/uapi/linux/netfilter_ipv4/ip_tables.h; for IPv6 the same
 )
 

@@ -53,14 +53,18 @@ func (t *tool) restore(ctx context.Context, script string) (err error) {
 	_, err = start(ctx, script, t.restorer, "-w", lockTime, "--noflush")
 	var r *refusal
 	if errors.As(err, &r) {
-		return &refusal{r.command, r.status, complaint(r.said, script)}
+		status := r.status
+		if status == exitBusy && !strings.Contains(r.said, "lock") {
+			status = 1 // so it ends too when it was the kernel who refused the rules
+		}
+		return &refusal{r.command, status, complaint(r.said, script)}
 	}
 	return err
 }
 
 // complaint is what iptables-restore says, in one line and with the line of the script that it says it of.
 func complaint(said, script string) string {
-	text := strings.Join(strings.Fields(strings.ReplaceAll(said, "\n", "; ")), " ")
+	text := strings.Join(strings.Fields(strings.ReplaceAll(strings.ReplaceAll(said, ": \n", ": "), "\n", "; ")), " ")
 	text, _, _ = strings.Cut(text, "; Try `")
 	text = strings.TrimRight(text, "; ")
 	found := regexp.MustCompile(`line:? (\d+)`).FindStringSubmatch(text)
@@ -120,7 +124,11 @@ func (t *tool) walk(ctx context.Context, at site, have ruleset) error {
 		switch {
 		case err == nil:
 			have.learn(printed, at)
-			next = append(next, have.targets(chain, at)...)
+			for _, line := range have.chains[chain] {
+				if to := leads(line); at.ours(to) {
+					next = append(next, to)
+				}
+			}
 		case !refused(err):
 			return explain(err)
 		case chain != at.chain: // it is there, since a rule leads to it

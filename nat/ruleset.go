@@ -1,6 +1,7 @@
 package nat
 
 import (
+	"cmp"
 	"fmt"
 	"maps"
 	"slices"
@@ -45,12 +46,6 @@ func (at site) ours(chain string) bool {
 	return chain == at.chain || strings.HasPrefix(chain, at.chain+"-")
 }
 
-// enters tells whether a rule of a hook leads to the site.
-func (at site) enters(line string) bool {
-	line = " " + line
-	return strings.HasSuffix(line, " -j "+at.chain) || strings.HasSuffix(line, " -g "+at.chain)
-}
-
 // jumps are the rules of the hooks that lead to chains which are there.
 func (at site) jumps() map[string][]string {
 	all := make(map[string][]string, len(at.hooks))
@@ -89,7 +84,7 @@ func (r ruleset) learn(printed []string, at site) {
 			chain, rule, _ := strings.Cut(rest, " ")
 			if at.ours(chain) {
 				r.chains[chain] = append(r.chains[chain], normal(rule))
-			} else if rule = normal(rule); at.enters(rule) {
+			} else if rule = normal(rule); leads(rule) == at.chain {
 				r.jumps[chain] = append(r.jumps[chain], rule)
 			}
 		case kind == "-N":
@@ -106,17 +101,13 @@ func (r ruleset) declare(chain string, at site) {
 	}
 }
 
-// targets are the other chains of ours that a chain leads to.
-func (r ruleset) targets(chain string, at site) (all []string) {
-	for _, line := range r.chains[chain] {
-		f := strings.Fields(line)
-		for i := 1; i < len(f); i++ {
-			if (f[i-1] == "-j" || f[i-1] == "-g") && at.ours(f[i]) {
-				all = append(all, f[i])
-			}
-		}
+// leads is the chain that a rule leads to, if it has no other target.
+func leads(line string) string {
+	f := strings.Fields(line)
+	if n := len(f); n >= 2 && (f[n-2] == "-j" || f[n-2] == "-g") {
+		return f[n-1]
 	}
-	return all
+	return ""
 }
 
 // script is what iptables-restore --noflush must be told to make want out of have: nothing when all is as wanted. What is
@@ -204,30 +195,44 @@ func (at site) entry(name string, have, want []string) (commands []string) {
 	return commands
 }
 
+// loose is the fault of a chain that leads where nothing is wanted, besides where it shall: packets still find what is.
+const loose Fault = "loose"
+
 // broken names the chains that are not as wanted, with what is wrong. Of a hook that is the chain it leads to.
 func (r ruleset) broken(want ruleset, at site) map[string]Fault {
 	faults := make(map[string]Fault)
 	for _, chain := range sortedKeys(r.chains, want.chains) {
-		have, lines := r.chains[chain], want.chains[chain]
 		_, there := r.chains[chain]
 		_, wanted := want.chains[chain]
-		switch {
-		case there && wanted && slices.Equal(have, lines):
-		case slices.ContainsFunc(lines, func(line string) bool { return !slices.Contains(have, line) }):
-			faults[chain] = "unused"
-		default:
-			faults[chain] = "foreign rules"
+		if fault := differ(r.chains[chain], want.chains[chain], at); fault != "" || there != wanted {
+			faults[chain] = cmp.Or(fault, loose)
 		}
 	}
 	for _, name := range sortedKeys(r.jumps, want.jumps) {
-		have, lines := r.jumps[name], want.jumps[name]
-		switch {
-		case slices.Equal(have, lines):
-		case slices.ContainsFunc(lines, func(line string) bool { return !slices.Contains(have, line) }):
+		switch differ(r.jumps[name], want.jumps[name], at) {
+		case "":
+		case "unused":
 			faults[at.chain] = "unused"
 		default:
-			faults[at.chain] = "used twice"
+			faults[at.chain] = cmp.Or(faults[at.chain], "used twice")
 		}
 	}
 	return faults
+}
+
+// differ says what is wrong with the rules of a chain.
+func differ(have, want []string, at site) Fault {
+	if slices.Equal(have, want) {
+		return ""
+	}
+	within := slices.DeleteFunc(slices.Clone(have), func(line string) bool {
+		return !slices.Contains(want, line) && at.ours(leads(line))
+	})
+	switch {
+	case slices.Equal(within, want):
+		return loose
+	case slices.ContainsFunc(want, func(line string) bool { return !slices.Contains(have, line) }):
+		return "unused"
+	}
+	return "foreign rules"
 }

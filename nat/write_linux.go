@@ -10,12 +10,19 @@ import (
 
 const writeTries = 3 // of one change, when others change the same at the same time
 
+// errMoved is a change of rows that are all in another back end.
+var errMoved = errors.New("iptables leads to another back end than before")
+
 // errUnsteady is what is there when it is not what was written.
 var errUnsteady = errors.New("what is there is not what was written: another program changes the same rules")
 
 // bring changes one family's rows, and reads what came of it where that is not sure.
 func (c *keeper[K, V]) bring(ctx context.Context, family int, puts map[K]V, deletes []K) error {
+	before := c.tools[family]
 	t, err := c.tool(ctx, family)
+	if err == nil && before != nil && before != t {
+		return errMoved
+	}
 	if errors.Is(err, exec.ErrNotFound) && len(c.of(family, puts, nil)) == 0 {
 		return nil
 	}
@@ -34,7 +41,8 @@ func (c *keeper[K, V]) bring(ctx context.Context, family int, puts map[K]V, dele
 			}
 		}
 		rows := changed(c.form, family, s.rows, puts, deletes)
-		script := s.have.script(wanted(c.form, c.at, rows), c.at)
+		next := &sighting[K, V]{have: wanted(c.form, c.at, rows), rows: rows, listed: rows}
+		script := s.have.script(next.have, c.at)
 		switch {
 		case script == "" && s.stray == "":
 			c.seen[family] = s
@@ -43,10 +51,15 @@ func (c *keeper[K, V]) bring(ctx context.Context, family int, puts map[K]V, dele
 			return c.explain(refusal)
 		}
 		told = script
-		s, err = c.write(ctx, t, s, script, rows)
-		if refusal = err; err != nil && !refused(err) {
+		var sure bool
+		if sure, err = c.write(ctx, t, s, next, script); err != nil && !refused(err) {
 			return explain(err)
 		}
+		if sure {
+			c.seen[family] = next
+			return nil
+		}
+		refusal, s = err, nil
 	}
 	if refusal != nil {
 		return c.explain(refusal)
@@ -54,29 +67,26 @@ func (c *keeper[K, V]) bring(ctx context.Context, family int, puts map[K]V, dele
 	return errUnsteady
 }
 
-// write changes what was seen into rows. It returns what is there then, nil when that must be read.
-func (c *keeper[K, V]) write(ctx context.Context, t *tool, s *sighting[K, V], script string, rows map[K]V) (*sighting[K, V], error) {
-	before, sure := c.generation(t)
+// write makes next of what was seen, and tells whether it is sure that this is there then: it must be read otherwise.
+func (c *keeper[K, V]) write(ctx context.Context, t *tool, s, next *sighting[K, V], script string) (sure bool, err error) {
+	before, known := c.generation(t)
 	if script != "" {
 		if err := t.restore(ctx, script); err != nil {
-			if refused(err) && len(rows) == 0 {
+			if refused(err) && len(next.rows) == 0 {
 				err = errors.Join(err, c.unhook(ctx, t))
 			}
-			return nil, err
+			return false, err
 		}
 	}
 	after, _ := c.generation(t)
 	if s.stray != "" {
-		return nil, c.sweep(ctx, t)
+		return false, c.sweep(ctx, t)
 	}
-	if !sure || after != before+1 {
-		return nil, nil
+	if !known || after != before+1 {
+		return false, nil
 	}
 	c.forget() // nobody else wrote in between: it is all from us
-	if c.at.means == chainwise {
-		return nil, nil
-	}
-	return &sighting[K, V]{have: wanted(c.form, c.at, rows), rows: rows, listed: rows}, nil
+	return c.at.means == tablewise, nil
 }
 
 // generation is that of the rules, which the old back end does not have.
@@ -109,7 +119,6 @@ func (c *keeper[K, V]) sweep(ctx context.Context, t *tool) error {
 	if other == nil {
 		return nil
 	}
-	var err error
 	for range writeTries {
 		have, err := other.survey(ctx, c.at)
 		if err != nil {
@@ -122,14 +131,14 @@ func (c *keeper[K, V]) sweep(ctx context.Context, t *tool) error {
 		if err = other.restore(ctx, script); err == nil {
 			return nil
 		}
-		if refused(err) {
-			err = c.unhook(ctx, other)
-		}
-		if err != nil {
+		if !refused(err) {
 			return err
 		}
+		if gone := c.unhook(ctx, other); gone != nil {
+			return gone
+		}
 	}
-	return err
+	return errUnsteady
 }
 
 // explain names the modules that the rules need where the kernel refuses one. It does not say which it lacks, but that
@@ -138,7 +147,7 @@ func (c *keeper[K, V]) explain(err error) error {
 	text, told := err.Error(), explain(err)
 	for _, sign := range []string{
 		"No such file", "Invalid argument", "No chain/target/match", "Could not fetch rule set generation",
-		"Table does not exist", "initialize", "Couldn't load", "not supported", "Extension",
+		"Table does not exist", "initialize", "Couldn't load", "not supported", "Extension", "failed: COMMIT",
 	} {
 		if strings.Contains(text, sign) {
 			return fmt.Errorf("the kernel refuses the rules: modprobe -a %s: %w", c.at.modules, told)
