@@ -8,13 +8,14 @@ import (
 	"net/http"
 	"net/netip"
 	"slices"
+	"strconv"
 	"strings"
 	"sync"
 	"time"
 	"unicode"
 
+	"github.com/fairlead-net/fairlead/endpoint"
 	"github.com/fairlead-net/fairlead/nat"
-	"github.com/fairlead-net/fairlead/reconcile"
 	"github.com/fairlead-net/fairlead/tunnel"
 )
 
@@ -47,34 +48,87 @@ func (m *metadata) fail(err error) {
 	}
 }
 
-// ServeMetadata answers until ctx ends. It listens as long as an endpoint has a gateway to ask.
+// ServeMetadata answers until ctx ends, on the gateways of the endpoints that the latest pass knew.
 func (a *Agent) ServeMetadata(ctx context.Context) error {
-	address := netip.AddrPortFrom(tunnel.Gateway(), nat.MetadataPort).String()
+	var all sync.WaitGroup
+	defer all.Wait()
+	open := make(map[string]context.CancelFunc) // by address
+	defer func() {
+		for _, end := range open {
+			end()
+		}
+	}()
 	for {
-		if err := a.gatewayThere(ctx); err != nil {
-			return nil // the daemon ends
+		a.mu.Lock()
+		o, next := a.state.last, a.state.passed
+		a.mu.Unlock()
+		want := o.gateways()
+		for address, end := range open {
+			if !slices.Contains(want, address) {
+				end()
+				delete(open, address)
+			}
 		}
-		l, err := net.Listen("tcp4", address)
-		a.metadata.fail(err)
-		if err == nil {
-			return a.answerMetadata(ctx, l)
+		var errs []error
+		for _, address := range want {
+			if open[address] != nil {
+				continue
+			}
+			l, err := net.Listen("tcp", address)
+			if errs = append(errs, err); err != nil {
+				continue
+			}
+			ctx, end := context.WithCancel(ctx)
+			open[address] = end
+			all.Go(func() { _ = a.answerMetadata(ctx, l) }) // it fails when its socket does, and with that the containers
 		}
-		if !rest(ctx, longestRetry/6) {
+		a.metadata.fail(errors.Join(errs...))
+		select {
+		case <-next:
+		case <-a.stopped:
+			return nil
+		case <-ctx.Done():
 			return nil
 		}
 	}
 }
 
-// gatewayThere waits for a pass after which the kernel has the gateway.
-func (a *Agent) gatewayThere(ctx context.Context) error {
-	key := tunnel.RouteKey{Table: tunnel.Local, Prefix: netip.PrefixFrom(tunnel.Gateway(), tunnel.Gateway().BitLen())}
-	_, err := a.until(ctx, 0, func(o *outcome) bool {
-		_, wanted := o.desired.Routes[key]
-		return wanted && o.report != nil && !o.in.uninstall && !slices.ContainsFunc(o.report.Failures, func(f reconcile.Failure) bool {
-			return f.Table == tableRoute && (f.Key == "" || f.Key == key.String())
-		})
-	})
-	return err
+// gateways are where endpoints ask. Those of IPv4 have one for all; each other has one of its own, on its link, which is
+// named by its index, since a link that is made anew has another one.
+func (o *outcome) gateways() (all []string) {
+	if o.report == nil || o.in.uninstall {
+		return nil
+	}
+	port := strconv.Itoa(nat.MetadataPort)
+	var index map[string]int
+	for _, r := range o.in.records {
+		row := r.row()
+		switch {
+		case !row.Greets() && len(all) > 0 && all[0] == gateway4(port):
+		case !row.Greets():
+			all = slices.Insert(all, 0, gateway4(port))
+		default:
+			if index == nil {
+				index = linkIndexes()
+			}
+			if i := index[row.HostIf]; i != 0 {
+				all = append(all, net.JoinHostPort(endpoint.Gateway6().String()+"%"+strconv.Itoa(i), port))
+			}
+		}
+	}
+	return all
+}
+
+func gateway4(port string) string { return net.JoinHostPort(tunnel.Gateway().String(), port) }
+
+// linkIndexes are the indexes of all links by name; of none when the kernel does not tell.
+func linkIndexes() map[string]int {
+	all, _ := net.Interfaces()
+	index := make(map[string]int, len(all))
+	for _, l := range all {
+		index[l.Name] = l.Index
+	}
+	return index
 }
 
 func (a *Agent) answerMetadata(ctx context.Context, l net.Listener) error {
@@ -98,7 +152,7 @@ func (c crowd) Accept() (net.Conn, error) {
 		if err != nil {
 			return nil, err
 		}
-		from := caller4(conn.RemoteAddr().String())
+		from := callerOf(conn.RemoteAddr().String())
 		if c.of.enter(from) {
 			return &visitor{Conn: conn, leave: sync.OnceFunc(func() { c.of.leave(from) })}, nil
 		}
@@ -134,9 +188,10 @@ func (m *metadata) leave(from netip.Addr) {
 	}
 }
 
-func caller4(remote string) netip.Addr {
+// callerOf is the address that a connection comes from.
+func callerOf(remote string) netip.Addr {
 	from, _ := netip.ParseAddrPort(remote)
-	return from.Addr().Unmap()
+	return from.Addr().Unmap().WithZone("")
 }
 
 var errNoEndpoint = errors.New("no endpoint of this host has your address")
@@ -169,7 +224,7 @@ func (a *Agent) metadataHandler() http.Handler {
 	mux := http.NewServeMux()
 	about := func(pattern string, show func(http.ResponseWriter, Self)) {
 		mux.HandleFunc(pattern, func(w http.ResponseWriter, r *http.Request) {
-			s, err := a.self(caller4(r.RemoteAddr))
+			s, err := a.self(callerOf(r.RemoteAddr))
 			if err != nil {
 				http.Error(w, err.Error(), http.StatusForbidden)
 				return

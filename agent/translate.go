@@ -47,8 +47,12 @@ func (d *desired) scene(in inputs) nat.Input {
 			continue
 		}
 		scene.Endpoints[r.Name] = r.Addresses
-		if slices.ContainsFunc(r.Addresses, netip.Addr.Is4) {
-			scene.Gateways = []netip.Addr{tunnel.Gateway()}
+		gateway := tunnel.Gateway()
+		if r.row().Greets() {
+			gateway = endpoint.Gateway6()
+		}
+		if !slices.Contains(scene.Gateways, gateway) {
+			scene.Gateways = append(scene.Gateways, gateway)
 		}
 	}
 	return scene

@@ -48,7 +48,7 @@ func fittings(r Row, in *interior) []fitting {
 func (in *interior) family(a netip.Addr) []fitting {
 	gw, metric := gateway4(), 0
 	if a.Is6() {
-		gw, metric = gateway6(), metric6
+		gw, metric = Gateway6(), metric6
 	}
 	out := []fitting{
 		{name: "address " + a.String(), held: in.addrs[a], put: in.putAddr(a)},
@@ -81,16 +81,19 @@ func (r route) String() string {
 }
 
 func (in *interior) putAddr(a netip.Addr) func() *nl.NetlinkRequest {
-	return func() *nl.NetlinkRequest {
-		msg := nl.NewIfAddrmsg(family(a))
-		msg.Index, msg.Prefixlen = uint32(in.self.index), uint8(a.BitLen())
-		attrs := []*nl.RtAttr{nl.NewRtAttr(unix.IFA_LOCAL, a.AsSlice()), nl.NewRtAttr(unix.IFA_ADDRESS, a.AsSlice())}
-		if a.Is6() {
-			// Nobody else is on this link, so there is nothing to wait for; and a route to one's own address is no use.
-			attrs = append(attrs, nl.NewRtAttr(unix.IFA_FLAGS, nl.Uint32Attr(unix.IFA_F_NODAD|unix.IFA_F_NOPREFIXROUTE)))
-		}
-		return request(unix.RTM_NEWADDR, unix.NLM_F_CREATE|unix.NLM_F_REPLACE|unix.NLM_F_ACK, msg, attrs...)
+	return func() *nl.NetlinkRequest { return newAddr(in.self.index, a) }
+}
+
+// newAddr gives a link an address and nothing else.
+func newAddr(index int, a netip.Addr) *nl.NetlinkRequest {
+	msg := nl.NewIfAddrmsg(family(a))
+	msg.Index, msg.Prefixlen = uint32(index), uint8(a.BitLen())
+	attrs := []*nl.RtAttr{nl.NewRtAttr(unix.IFA_LOCAL, a.AsSlice()), nl.NewRtAttr(unix.IFA_ADDRESS, a.AsSlice())}
+	if a.Is6() {
+		// Nobody else is on this link, so there is nothing to wait for; and a route to one's own address is no use.
+		attrs = append(attrs, nl.NewRtAttr(unix.IFA_FLAGS, nl.Uint32Attr(unix.IFA_F_NODAD|unix.IFA_F_NOPREFIXROUTE)))
 	}
+	return request(unix.RTM_NEWADDR, unix.NLM_F_CREATE|unix.NLM_F_REPLACE|unix.NLM_F_ACK, msg, attrs...)
 }
 
 func (in *interior) putNeigh(ip netip.Addr) func() *nl.NetlinkRequest {

@@ -18,6 +18,14 @@ func (l *Links) Inspect(ctx context.Context, rows []Row) (drifted []string, err 
 				return err
 			} else if found && v.ours() {
 				pairs[r.HostIf] = v
+				greets, err := w.greets(v, r)
+				if err != nil {
+					return err
+				}
+				if !greets {
+					drifted = append(drifted, r.HostIf)
+					delete(pairs, r.HostIf)
+				}
 			}
 		}
 		return nil

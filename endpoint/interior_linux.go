@@ -17,10 +17,6 @@ const routeProto = 88
 // metric6 is what the kernel makes of an IPv6 route without one (IP6_RT_PRIO_USER).
 const metric6 = 1024
 
-// gateway4 and gateway6 are the same in every container and exist nowhere.
-func gateway4() netip.Addr { return netip.AddrFrom4([4]byte{169, 254, 1, 1}) }
-func gateway6() netip.Addr { return netip.AddrFrom16([16]byte{0: 0xfe, 1: 0x80, 15: 1}) }
-
 // interior is what is found in a namespace, as far as it concerns an endpoint.
 type interior struct {
 	fresh  bool // the pair was just made, and nothing but itself was looked at

@@ -5,6 +5,7 @@ import (
 	"fmt"
 	"net"
 	"net/netip"
+	"slices"
 	"strings"
 	"sync"
 	"testing"
@@ -45,8 +46,18 @@ func TestPutShowsInListAndInside(t *testing.T) {
 			if diff := cmp.Diff(wantInside(r), routesInside(c)); diff != "" {
 				t.Errorf("inside (-want +got):\n%s", diff)
 			}
-			if out := l.host.IP("addr show dev " + r.HostIf); strings.Contains(out, "inet") {
-				t.Errorf("the host side has an address:\n%s", out)
+			want := 0
+			if r.Greets() {
+				want = 1
+				l.host.IP("addr del fe80::1/128 dev " + r.HostIf)
+				if drifted, err := l.links.Inspect(t.Context(), []endpoint.Row{r}); err != nil || !slices.Equal(drifted, []string{r.HostIf}) {
+					t.Errorf("without the gateway's address: Inspect = %v, %v", drifted, err)
+				}
+				l.put(r)
+			}
+			out := l.host.IP("addr show dev " + r.HostIf)
+			if strings.Count(out, "inet") != want || strings.Count(out, "inet6 fe80::1/128") != want {
+				t.Errorf("the host side has other addresses than it should:\n%s", out)
 			}
 		})
 	}

@@ -1,8 +1,8 @@
 // Package endpoint joins a container's network namespace to its host by a veth pair, without a bridge.
 //
-// The container holds its address alone (/32, /128) and sends everything to 169.254.1.1 and fe80::1, two addresses that
-// exist nowhere: permanent neighbours give them the host side's hardware address. What an endpoint is can be read from
-// the kernel: the host side's name is a hash of the endpoint's name, and its alias carries the rest.
+// The container holds its address alone (/32, /128) and sends everything to 169.254.1.1 and fe80::1, which no link need
+// have: permanent neighbours give them the host side's hardware address. What an endpoint is can be read from the kernel:
+// the host side's name is a hash of the endpoint's name, and its alias carries the rest.
 package endpoint
 
 import (
@@ -22,6 +22,16 @@ var (
 	// ErrForeign says that something of somebody else stands where ours should be; it was left alone.
 	ErrForeign = errors.New("not Fairlead's")
 )
+
+// gateway4 and Gateway6 are the same in every container.
+func gateway4() netip.Addr { return netip.AddrFrom4([4]byte{169, 254, 1, 1}) }
+
+// Gateway6 is the gateway of endpoints of IPv6. The host side of one that has no IPv4 has this address, so that it can ask
+// this host there what others ask by their gateway of IPv4.
+func Gateway6() netip.Addr { return netip.AddrFrom16([16]byte{0: 0xfe, 1: 0x80, 15: 1}) }
+
+// Greets tells whether the host side has the gateway's address.
+func (r Row) Greets() bool { return r.IP6.IsValid() && !r.IP4.IsValid() }
 
 // MAC is an Ethernet hardware address.
 type MAC [6]byte
