@@ -90,7 +90,11 @@ func (c *keeper[K, V]) note(t *tool) {
 
 // watch asks for the sizes as long as there are some to compare with. The caller holds the lock.
 func (c *keeper[K, V]) watch() {
-	if c.size.tick != nil || len(c.size.left) == 0 {
+	switch {
+	case c.size.tick != nil:
+		return
+	case len(c.size.left) == 0:
+		c.size.close()
 		return
 	}
 	tick := time.NewTicker(sizeTime)

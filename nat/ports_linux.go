@@ -2,6 +2,7 @@ package nat
 
 import (
 	"context"
+	"errors"
 	"maps"
 	"net/netip"
 	"slices"
@@ -71,7 +72,8 @@ func (p *Ports) Delete(ctx context.Context, port Port) error {
 }
 
 // Apply puts mappings and removes mappings, a family at a time and all of a family at once: when something of it fails,
-// all of it has failed, and nothing was changed. It mends whatever else is wrong. Connections of mappings that went or
+// all of it has failed, and nothing was changed. Only where the kernel refuses a rule, such as one of a protocol that it
+// does not know, each protocol is tried by itself. It mends whatever else is wrong. Connections of mappings that went or
 // moved are forgotten then, and those that were there before a mapping came.
 func (p *Ports) Apply(ctx context.Context, puts map[Port]Rule, deletes []Port) map[Port]error {
 	p.keep.mu.Lock()
@@ -86,54 +88,98 @@ func (p *Ports) Apply(ctx context.Context, puts map[Port]Rule, deletes []Port) m
 	}
 	before, err := p.keep.list(ctx)
 	if err != nil {
-		for _, port := range slices.AppendSeq(slices.Clone(deletes), maps.Keys(good)) {
-			failed[port] = err
-		}
-		return failed
+		return blame(failed, err, good, deletes)
 	}
-	maps.Copy(failed, p.keep.apply(ctx, good, deletes))
-	p.owe(before, good, deletes, failed)
-	p.settle(ctx, good, deletes, failed)
+	done := p.keep.apply(ctx, good, deletes)
+	if slices.ContainsFunc(slices.Collect(maps.Values(done)), func(err error) bool { return errors.Is(err, errRefused) }) {
+		done = p.apart(ctx, good, deletes)
+	}
+	p.owe(before, good, deletes, done)
+	maps.Copy(failed, done)
+	if len(done) == 0 {
+		err = p.settle(ctx)
+	}
+	if err != nil {
+		return blame(failed, err, good, deletes)
+	}
 	return failed
 }
 
-// owe notes what connection tracking must be told of a change of the rules.
+// blame is an error for all that has none yet.
+func blame(failed map[Port]error, err error, puts map[Port]Rule, deletes []Port) map[Port]error {
+	for _, port := range slices.AppendSeq(slices.Clone(deletes), maps.Keys(puts)) {
+		if failed[port] == nil {
+			failed[port] = err
+		}
+	}
+	return failed
+}
+
+// apart changes the mappings of each protocol by themselves.
+func (p *Ports) apart(ctx context.Context, puts map[Port]Rule, deletes []Port) map[Port]error {
+	failed := make(map[Port]error)
+	for _, proto := range transports() {
+		some := maps.Clone(puts)
+		maps.DeleteFunc(some, func(port Port, _ Rule) bool { return port.Proto != proto[0] })
+		less := slices.DeleteFunc(slices.Clone(deletes), func(port Port) bool { return port.Proto != proto[0] })
+		maps.Copy(failed, p.keep.apply(ctx, some, less))
+	}
+	return failed
+}
+
+// owe notes what connection tracking must be told of a change of the rules. What was cut short may have been done.
 func (p *Ports) owe(before, puts map[Port]Rule, deletes []Port, failed map[Port]error) {
 	d := debt{make(map[Port]netip.AddrPort), make(map[Port]netip.AddrPort)}
-	end := func(port Port, to netip.AddrPort) {
-		if old, there := before[port]; there && old.To.IsValid() && old.To != to {
-			d.gone[port] = old.To
+	for _, port := range slices.AppendSeq(slices.Clone(deletes), maps.Keys(puts)) {
+		if err := failed[port]; err != nil && !errors.Is(err, context.DeadlineExceeded) && !errors.Is(err, context.Canceled) {
+			continue
 		}
 		for _, earlier := range p.owed {
 			delete(earlier.added, port)
 		}
-	}
-	for port, r := range puts {
-		if failed[port] == nil {
-			end(port, r.To)
+		r := puts[port] // none of what is deleted
+		if r.To.IsValid() {
 			d.added[port] = r.To
 		}
-	}
-	for _, port := range deletes {
-		if failed[port] == nil {
-			end(port, netip.AddrPort{})
+		if old := before[port].To; old.IsValid() && old != r.To {
+			d.gone[port] = old
 		}
 	}
-	p.owed = append(p.owed, d)
+	p.spare(d)
+	if len(d.gone)+len(d.added) > 0 {
+		p.owed = append(p.owed, d)
+	}
 }
 
-// settle has the kernel forget what is owed. Where that fails it is owed on, and the mappings in question have failed.
-func (p *Ports) settle(ctx context.Context, puts map[Port]Rule, deletes []Port, failed map[Port]error) {
-	for len(p.owed) > 0 {
-		d := p.owed[0]
-		if err := p.keep.k.Forget(ctx, d.gone, d.added); err != nil {
-			for _, port := range slices.AppendSeq(slices.Clone(deletes), maps.Keys(puts)) {
-				if failed[port] == nil {
-					failed[port] = err
-				}
+// spare adds the mappings at work that share a number with one that went: their connections may look like its own.
+func (p *Ports) spare(d debt) {
+	type service struct {
+		proto  string
+		number uint16
+	}
+	gone := make(map[service]bool, len(d.gone))
+	for port := range d.gone {
+		gone[service{port.Proto, port.Number}] = true
+	}
+	if len(gone) == 0 {
+		return
+	}
+	for _, s := range p.keep.seen {
+		for port, r := range s.rows {
+			if gone[service{port.Proto, port.Number}] {
+				d.added[port] = r.To
 			}
-			return
+		}
+	}
+}
+
+// settle has the kernel forget what is owed. Where that fails it is owed on.
+func (p *Ports) settle(ctx context.Context) error {
+	for len(p.owed) > 0 {
+		if err := p.keep.k.Forget(ctx, p.owed[0].gone, p.owed[0].added); err != nil {
+			return err
 		}
 		p.owed = p.owed[1:]
 	}
+	return nil
 }

@@ -10,6 +10,9 @@ import (
 
 const writeTries = 3 // of one change, when others change the same at the same time
 
+// errRefused is a kernel that lacks something that a rule needs.
+var errRefused = errors.New("the kernel refuses the rules")
+
 // errMoved is a change of rows that are all in another back end.
 var errMoved = errors.New("iptables leads to another back end than before")
 
@@ -150,7 +153,7 @@ func (c *keeper[K, V]) explain(err error) error {
 		"Table does not exist", "initialize", "Couldn't load", "not supported", "Extension", "failed: COMMIT",
 	} {
 		if strings.Contains(text, sign) {
-			return fmt.Errorf("the kernel refuses the rules: modprobe -a %s: %w", c.at.modules, told)
+			return fmt.Errorf("%w: modprobe -a %s: %w", errRefused, c.at.modules, told)
 		}
 	}
 	return told
