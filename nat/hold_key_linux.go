@@ -59,27 +59,33 @@ func (k heldKey) port() Port {
 	if k.Family == 4 {
 		p.IP = netip.AddrFrom4([4]byte(k.Addr[:]))
 	}
-	p.Proto = map[uint8]string{unix.IPPROTO_TCP: "tcp", unix.IPPROTO_UDP: "udp", unix.IPPROTO_SCTP: "sctp"}[k.Proto]
+	switch k.Proto {
+	case unix.IPPROTO_TCP:
+		p.Proto = "tcp"
+	case unix.IPPROTO_UDP:
+		p.Proto = "udp"
+	case unix.IPPROTO_SCTP:
+		p.Proto = "sctp"
+	}
 	return p
 }
 
-// entries reads what is ours of the map.
-func (p *pinned) entries() (map[heldKey]heldFlags, error) {
+// each goes through what is ours of the map.
+func (p *pinned) each(visit func(heldKey, heldFlags)) error {
 	const many = 4096
 	keys, flags := make([]heldKey, many), make([]heldFlags, many)
-	all := make(map[heldKey]heldFlags)
 	for cursor := new(ebpf.MapBatchCursor); ; {
 		n, err := p.ports.BatchLookup(cursor, keys, flags, nil)
 		if err != nil && !errors.Is(err, ebpf.ErrKeyNotExist) {
-			return nil, fmt.Errorf("read the ports that are held: %w", err)
+			return fmt.Errorf("read the ports that are held: %w", err)
 		}
 		for i, key := range keys[:n] {
 			if key.Cookie == p.cookie {
-				all[key] = flags[i]
+				visit(key, flags[i])
 			}
 		}
 		if err != nil {
-			return all, nil
+			return nil
 		}
 	}
 }

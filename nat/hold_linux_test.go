@@ -1,6 +1,7 @@
 package nat_test
 
 import (
+	"encoding/binary"
 	"errors"
 	"fmt"
 	"net"
@@ -72,6 +73,8 @@ func (a theft) try(h host) (fd int, err error) {
 	switch a.proto {
 	case "udp":
 		kind = unix.SOCK_DGRAM
+	case "sctp":
+		number = unix.IPPROTO_SCTP
 	case "mptcp":
 		number = unix.IPPROTO_MPTCP
 	case "udplite":
@@ -94,6 +97,17 @@ func (a theft) try(h host) (fd int, err error) {
 		return unix.Bind(fd, to)
 	})
 	return fd, err
+}
+
+// kept is what a program has that the kernel tells of: before Linux 6.8 it is silent about TCP sockets that do not listen.
+func (a theft) kept(t *testing.T, h host) (fd int) {
+	t.Helper()
+	fd, err := a.try(h)
+	must(t, err)
+	if a.proto == "tcp" {
+		must(t, unix.Listen(fd, 1))
+	}
+	return fd
 }
 
 // refused wants the attempt to fail because the port is in use.
@@ -209,11 +223,10 @@ func TestClaimNamesWhoHasAPort(t *testing.T) {
 		{"0.0.0.0:8080", "tcp", 0, nil}, {"127.0.0.1:8081", "udp", 0, nil}, {"[::]:8082", "tcp", 0, nil},
 		{"[::ffff:127.0.0.1]:8083", "udp", 0, nil}, {"0.0.0.0:8084", "tcp", 0, map[int]int{unix.SO_REUSEADDR: 1, unix.SO_REUSEPORT: 1}},
 	} {
-		fd, err := a.try(h)
-		must(t, err)
+		fd := a.kept(t, h)
 		want := nat.Port{Proto: a.proto, IP: netip.IPv4Unspecified(), Number: netip.MustParseAddrPort(a.at).Port()}
 		beside := port("0.0.0.0:8090", "tcp")
-		err = holds.Claim(t.Context(), beside, want)
+		err := holds.Claim(t.Context(), beside, want)
 		if !errors.Is(err, nat.ErrTaken) || !strings.Contains(err.Error(), fmt.Sprintf("%d/%s is in use by ", want.Number, want.Proto)) || !strings.Contains(err.Error(), me) {
 			t.Errorf("claim of what %s has: %v", a, err)
 		}
@@ -255,4 +268,72 @@ func TestTheRestOfAConnectionIsNoUser(t *testing.T) {
 		t.Fatalf("nothing is left, so this shows nothing: %s", out)
 	}
 	must(t, holds.Claim(t.Context(), port("0.0.0.0:8080", "tcp")))
+}
+
+// TestNobodyBindsAPortOfSCTPThatIsHeld needs a kernel with SCTP; the program itself is shown to TCP on others.
+func TestNobodyBindsAPortOfSCTPThatIsHeld(t *testing.T) {
+	if fd, err := unix.Socket(unix.AF_INET, unix.SOCK_STREAM|unix.SOCK_CLOEXEC, unix.IPPROTO_SCTP); err != nil {
+		t.Skipf("this kernel has no SCTP sockets: %v", err)
+	} else {
+		unix.Close(fd)
+	}
+	h, dir := newHost(t), pinFS(t)
+	h.IP("addr add 192.0.2.1/32 dev lo")
+	first := h.k.Holds(dir)
+	ports := []nat.Port{port("0.0.0.0:8000", "sctp"), port("[::]:8000", "sctp"), port("0.0.0.0:8001", "sctp"), port("192.0.2.1:8002", "sctp"), port("0.0.0.0:8003", "tcp")}
+	must(t, first.Claim(t.Context(), ports...))
+	strong(t, first)
+	must(t, first.Close()) // nobody is there to hold them
+	for _, at := range []string{"0.0.0.0:8000", "127.0.0.1:8000", "[::]:8000", "[::1]:8000", "[::ffff:127.0.0.1]:8000", "0.0.0.0:8001", "[::]:8001", "192.0.2.1:8002", "0.0.0.0:8002"} {
+		theft{at, "sctp", 0, nil}.refused(t, h)
+		theft{at, "sctp", 0, map[int]int{unix.SO_REUSEADDR: 1}}.refused(t, h)
+	}
+	for _, at := range []string{"127.0.0.1:8002", "0.0.0.0:8003", "0.0.0.0:8004"} {
+		theft{at, "sctp", 0, nil}.allowed(t, h)
+	}
+	theft{"[::]:8001", "sctp", 1, nil}.allowed(t, h)
+	theft{"0.0.0.0:8000", "sctp", 0, nil}.allowed(t, newHost(t))
+	for at, want := range map[string]error{"127.0.0.1:8000": unix.EADDRINUSE, "127.0.0.1:8004": nil} {
+		if err := bindx(h, netip.MustParseAddrPort(at)); !errors.Is(err, want) {
+			t.Errorf("sctp_bindx %s: %v, want %v", at, err, want)
+		}
+	}
+	fd, err := theft{"0.0.0.0:8005", "sctp", 0, nil}.try(h)
+	must(t, err)
+	defer unix.Close(fd)
+	must(t, unix.Listen(fd, 1))
+	holds := h.holds(t, dir)
+	if err := holds.Claim(t.Context(), port("0.0.0.0:8005", "sctp")); !errors.Is(err, nat.ErrTaken) || !strings.Contains(err.Error(), "8005/sctp is in use by ") {
+		t.Errorf("claim of a taken port: %v", err)
+	}
+	table := reconcile.NewTable("port", holds)
+	want := map[nat.Port]nat.Fault{}
+	for _, p := range ports {
+		want[p] = ""
+	}
+	if r := settle(t, table, want); r.Total() != 0 {
+		t.Errorf("taken over with %d writes", r.Total())
+	}
+	settle(t, table, map[nat.Port]nat.Fault{})
+	theft{"0.0.0.0:8000", "sctp", 0, nil}.allowed(t, h)
+	if _, err := os.Lstat(dir); !errors.Is(err, os.ErrNotExist) {
+		t.Errorf("the pins are left: %v", err)
+	}
+}
+
+// bindx binds one address by sctp_bindx(3).
+func bindx(h host, at netip.AddrPort) error {
+	return h.Do(func() error {
+		fd, err := unix.Socket(unix.AF_INET, unix.SOCK_STREAM|unix.SOCK_CLOEXEC, unix.IPPROTO_SCTP)
+		if err != nil {
+			return err
+		}
+		defer unix.Close(fd)
+		sockaddr := make([]byte, unix.SizeofSockaddrInet4)
+		binary.NativeEndian.PutUint16(sockaddr, unix.AF_INET)
+		binary.BigEndian.PutUint16(sockaddr[2:], at.Port())
+		copy(sockaddr[4:], at.Addr().AsSlice())
+		const bindxAdd = 100 // SCTP_SOCKOPT_BINDX_ADD
+		return unix.SetsockoptString(fd, unix.IPPROTO_SCTP, bindxAdd, string(sockaddr))
+	})
 }

@@ -75,8 +75,7 @@ func TestDaemonsComeAndGo(t *testing.T) {
 // TestAPortFoundTakenIsReportedUntilItIsFree also over a restart: what the program has it had before.
 func TestAPortFoundTakenIsReportedUntilItIsFree(t *testing.T) {
 	h, dir := newHost(t), pinFS(t)
-	fd, err := theft{"0.0.0.0:8000", "tcp", 0, map[int]int{unix.SO_REUSEPORT: 1}}.try(h)
-	must(t, err)
+	fd := theft{"0.0.0.0:8000", "tcp", 0, map[int]int{unix.SO_REUSEPORT: 1}}.kept(t, h)
 	want := map[nat.Port]nat.Fault{port("0.0.0.0:8000", "tcp"): "", port("0.0.0.0:8001", "tcp"): ""}
 	for range 2 {
 		table := reconcile.NewTable("port", h.holds(t, dir)).Alone()
@@ -181,8 +180,7 @@ func TestWithoutPinsTheDaemonItselfHoldsThePorts(t *testing.T) {
 		t.Errorf("claimed ports are listed: %v, %v", have, err)
 	}
 	holds.Settle(p, port("[::]:8000", "tcp"), port("127.0.0.1:8001", "udp"))
-	fd, err := theft{"0.0.0.0:8002", "tcp", 0, nil}.try(h)
-	must(t, err)
+	fd := theft{"0.0.0.0:8002", "tcp", 0, nil}.kept(t, h)
 	defer unix.Close(fd)
 	if err := holds.Claim(t.Context(), port("0.0.0.0:8003", "tcp"), port("0.0.0.0:8002", "tcp")); !errors.Is(err, nat.ErrTaken) || !strings.Contains(err.Error(), fmt.Sprintf("(process %d)", os.Getpid())) {
 		t.Errorf("claim of a taken port: %v", err)

@@ -33,6 +33,9 @@ func openPinned(ctx context.Context, k *Kernel, dir string) (*pinned, error) {
 	}
 	defer lock.Close()
 	if err := p.adopt(); err != nil {
+		if errors.Is(err, unix.EPERM) { // the library adds its guesses
+			err = fmt.Errorf("eBPF is not allowed here: %w", unix.EPERM)
+		}
 		return nil, errors.Join(err, p.leave())
 	}
 	return p, nil
@@ -102,31 +105,25 @@ func (p *pinned) list(ctx context.Context) (map[Port]Fault, error) {
 			return nil, err
 		}
 	}
-	entries, err := p.entries()
-	if err != nil {
-		return nil, err
-	}
 	kept, err := p.reserved()
 	if err != nil {
 		return nil, err
 	}
 	sound := p.sound()
-	for key, flags := range entries {
-		if flags&heldRow == 0 {
-			continue
-		}
-		fault := Fault("")
+	err = p.each(func(key heldKey, flags heldFlags) {
 		switch {
+		case flags&heldRow == 0:
 		case !sound, key.Proto == unix.IPPROTO_SCTP && p.links[pinSCTP] == nil:
-			fault = faultDetached
+			have[key.port()] = faultDetached
 		case !kept.has(key.numbered()):
-			fault = faultChosen
+			have[key.port()] = faultChosen
 		case flags&heldTaken != 0:
-			fault = faultTaken
+			have[key.port()] = faultTaken
+		default:
+			have[key.port()] = ""
 		}
-		have[key.port()] = fault
-	}
-	return have, nil
+	})
+	return have, err
 }
 
 func (p *pinned) reserved() (set *numbers, err error) {
@@ -304,7 +301,16 @@ func (p *pinned) drop(ctx context.Context, ports []Port) map[Port]error {
 }
 
 func (p *pinned) erase(ports []Port) error {
-	entries, err := p.entries()
+	var concerned numbers
+	for _, port := range ports {
+		concerned.add(port.Number)
+	}
+	entries := make(map[heldKey]heldFlags)
+	err := p.each(func(key heldKey, flags heldFlags) {
+		if concerned.has(key.numbered()) {
+			entries[key] = flags
+		}
+	})
 	if err != nil {
 		return err
 	}
