@@ -29,11 +29,18 @@ type harbour struct {
 	n                    *nettest.Node // whose ports are published
 	stranger             *nettest.Host
 	stranger4, stranger6 netip.Addr
-	before               nettest.State // of n, before its daemon ran for the first time
 }
 
 // newHarbour starts the daemons of a lab whose first host is to publish ports.
 func newHarbour(t *testing.T, o nettest.LabOptions) *harbour {
+	t.Helper()
+	h := emptyHarbour(t, o)
+	h.Start()
+	return h
+}
+
+// emptyHarbour is one in which no daemon has run yet.
+func emptyHarbour(t *testing.T, o nettest.LabOptions) *harbour {
 	t.Helper()
 	o.Pools = []string{pool4, pool6}
 	h := &harbour{
@@ -44,8 +51,6 @@ func newHarbour(t *testing.T, o nettest.LabOptions) *harbour {
 	for i, n := range h.Nodes {
 		n.WriteConfig(withBlocks(n.Config(), i+1))
 	}
-	h.before = h.n.State()
-	h.Start()
 	return h
 }
 

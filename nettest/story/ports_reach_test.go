@@ -19,12 +19,11 @@ type way struct {
 
 func (w way) String() string { return fmt.Sprintf("%s (%s) by %s", w.who, w.from.Name, w.to) }
 
-// crowd are containers that ask for the ports of the first.
+// crowd are containers that ask for the ports of the first. Those of other nodes are nil where there is only one.
 type crowd struct{ own, near, direct, tunnelled *nettest.Container }
 
 // ways is the table of docs/ports.md, in both families.
 func (h *harbour) ways(c crowd) (all []way) {
-	n, other, far := h.n, h.Node("n2"), h.Node("n3")
 	for _, four := range []bool{true, false} {
 		pick := func(ip4, ip6 netip.Addr) netip.Addr {
 			if four {
@@ -32,45 +31,46 @@ func (h *harbour) ways(c crowd) (all []way) {
 			}
 			return ip6
 		}
-		of := func(c *nettest.Container) netip.Addr { return pick(c.IP4, c.IP6) }
-		to := pick(n.Address4, n.Address6)
-		all = append(all,
-			way{"another host", h.stranger, to, pick(h.stranger4, h.stranger6)},
-			way{"another node", other.Host, to, pick(other.Address4, other.Address6)},
-			way{"another node behind a router", far.Host, to, pick(far.Address4, far.Address6)},
-			way{"a container of this host", c.near.Host, to, of(c.near)},
-			way{"a container of another node on the link", c.direct.Host, to, of(c.direct)},
-			way{"a container of a node behind a router", c.tunnelled.Host, to, of(c.tunnelled)},
-			way{"a program of this host", n.Host, to, to},
-			way{"the container itself", c.own.Host, to, to},
-		)
+		to := pick(h.n.Address4, h.n.Address6)
+		add := func(who string, from *nettest.Host, seen netip.Addr) { all = append(all, way{who, from, to, seen}) }
+		add("another host", h.stranger, pick(h.stranger4, h.stranger6))
+		for _, n := range others(h.Lab, h.n) {
+			add("another node", n.Host, pick(n.Address4, n.Address6))
+		}
+		for _, other := range []*nettest.Container{c.near, c.direct, c.tunnelled} {
+			if other != nil {
+				add("a container of "+other.Node.Name, other.Host, pick(other.IP4, other.IP6))
+			}
+		}
+		add("the container itself", c.own.Host, to)
+		add("a program of this host", h.n.Host, to)
 	}
-	return append(all, way{"a program of this host", n.Host, netip.MustParseAddr("127.0.0.1"), n.Address4})
+	return append(all, way{"a program of this host", h.n.Host, loopback(0).Addr(), h.n.Address4})
 }
 
 // TestPublishedPortsAreReachedFromEverywhere tells one story in one lab: who reaches what, who does not, and what is left.
 func TestPublishedPortsAreReachedFromEverywhere(t *testing.T) {
-	h := newHarbour(t, nettest.LabOptions{Nodes: []string{"n1", "n2", "n3"}, RPFilter: 1})
+	h := emptyHarbour(t, nettest.LabOptions{Nodes: []string{"n1", "n2", "n3"}, RPFilter: 1})
+	before := h.n.State()
+	h.Start()
 	c := h.gather(t, "tcp", "udp")
+	c.direct, c.tunnelled = h.Node("n2").Attach("direct"), h.Node("n3").Attach("tunnelled")
 	t.Run("and the container sees who asks", func(t *testing.T) { h.checkWays(t, c, "tcp", "udp") })
 	t.Run("by one address only if that is asked for", h.checkOneAddress)
 	t.Run("but not over 127.0.0.1 from elsewhere", func(t *testing.T) { h.checkLoopback(t, c) })
 	t.Run("and the way out is the host's", func(t *testing.T) { h.checkWayOut(t, c) })
 	t.Run("and containers are told of their own", func(t *testing.T) { h.checkInside(t, c) })
-	t.Run("until it is uninstalled", h.checkUninstall)
+	t.Run("until it is uninstalled", func(t *testing.T) { h.checkUninstall(t, before) })
 }
 
-// gather attaches the crowd. Of the first one two ports are published, at a fixed and at a random one of the host.
+// gather attaches the crowd of this host. Of the first one two ports are published, at a fixed and at a random one of the host.
 func (h *harbour) gather(t *testing.T, protos ...string) crowd {
 	t.Helper()
 	var flags []string
 	for _, proto := range protos {
 		flags = append(flags, "--publish", fmt.Sprintf("%d:%d/%s", fixedPort, plainPort, proto), "--publish", fmt.Sprintf("%d/%s", otherPort, proto))
 	}
-	c := crowd{
-		own: h.n.Attach("web", append(flags, "--label", "tier=front")...), near: h.n.Attach("near"),
-		direct: h.Node("n2").Attach("direct"), tunnelled: h.Node("n3").Attach("tunnelled"),
-	}
+	c := crowd{own: h.n.Attach("web", append(flags, "--label", "tier=front")...), near: h.n.Attach("near")}
 	offer(c.own, plainPort, protos...)
 	offer(c.own, otherPort, protos...)
 	return c
@@ -130,7 +130,7 @@ func (h *harbour) checkOneAddress(t *testing.T) {
 			nettest.Eventually(t, time.Second, func() error { return answers(from, "tcp", netip.AddrPortFrom(to, 8090), name) })
 		}
 	}
-	if err := answers(h.n.Host, "tcp", netip.MustParseAddrPort("127.0.0.1:8090"), "own"); err != nil {
+	if err := answers(h.n.Host, "tcp", loopback(8090), "own"); err != nil {
 		t.Error(err)
 	}
 	h.n.Fairlead("unpublish", "one", "192.0.2.101:8090:80")

@@ -10,9 +10,9 @@ import (
 )
 
 // checkUninstall: nothing of ours is left in the kernel, and the ports are anybody's again.
-func (h *harbour) checkUninstall(t *testing.T) {
+func (h *harbour) checkUninstall(t *testing.T, before nettest.State) {
 	if len(pinned(t, h.n)) == 0 {
-		t.Log("nothing was pinned")
+		t.Error("nothing is pinned")
 	}
 	held := netip.AddrPortFrom(netip.IPv4Unspecified(), fixedPort)
 	if err := h.n.Bind("tcp", held, nettest.Trick{}); err == nil {
@@ -22,7 +22,7 @@ func (h *harbour) checkUninstall(t *testing.T) {
 	if code := h.n.WaitExit(10 * time.Second); code != 0 {
 		t.Errorf("the daemon ended with exit code %d", code)
 	}
-	nothingLeft(t, h.before, h.n.State())
+	nothingLeft(t, before, h.n.State())
 	for _, tool := range []string{"iptables-save", "ip6tables-save", "iptables-legacy-save", "ip6tables-legacy-save", "nft list ruleset", "ipset list -n"} {
 		if out := h.n.Run(strings.Fields(tool)...); strings.Contains(strings.ToLower(out), "fairlead") {
 			t.Errorf("left in %s:\n%s", tool, out)

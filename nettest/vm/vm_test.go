@@ -1,4 +1,4 @@
-// Package vm_test runs tests of other rooms on a kernel that has IPIP and GRE.
+// Package vm_test runs tests of other rooms on a kernel that has IPIP, GRE and SCTP.
 package vm_test
 
 import (
@@ -17,6 +17,7 @@ const (
 	restart = "^(TestKillingAndRestartingDaemonsLosesNoPacketAndFlapsNoRoute|TestAllDaemonsMayBeKilledAtOnce)$"
 	drift   = "^TestWhateverIsDeletedByHandComesBack$"
 	sizes   = "^TestANarrowLinkInTheMidstIsNoBlackHole$"
+	sctp    = "^TestSCTPPortsAreReachedAndHeld$"
 	guard   = "^TestStrangersDoNotGetIntoTheTunnels$/^(while|unless|until)" // what others change is the same with every tunnel
 
 	auto = "TUNNEL_MODE=auto TUNNEL_ACROSS=ipip SLOWNESS=6"
@@ -39,6 +40,7 @@ var machines = []struct {
 		{name: "drift, auto", room: "nettest/story", tests: drift, env: auto, limit: 8 * time.Minute},
 		{name: "sizes, auto", room: "nettest/story", tests: sizes, env: auto, limit: 4 * time.Minute},
 		{name: "guard, auto", room: "nettest/story", tests: guard, env: auto, limit: 6 * time.Minute},
+		{name: "ports of SCTP", room: "nettest/story", tests: sctp, env: auto, limit: 4 * time.Minute},
 	}, panics},
 	{"stories", []job{
 		{name: "reachability, ipip", room: "nettest/story", tests: reach, env: ipip, limit: 6 * time.Minute},
@@ -110,6 +112,7 @@ func sane(t *testing.T, m *vm.Machine) {
 			"ipset create t6 hash:ip", "iptables -w -A INPUT -m set --match-set t6 src -m u32 --u32 '0=0' -j DROP",
 			"iptables -w -A INPUT -p ipencap -j DROP", "ip6tables -w -A INPUT -m conntrack --ctstate NEW -j ACCEPT",
 			"iptables-legacy -w -A INPUT -m bpf --bytecode '1,6 0 0 0,' -j DROP",
+			"iptables -w -A INPUT -p sctp -m sctp --dport 7 -j DROP", "modprobe sctp && grep -q ^SCTP /proc/net/protocols",
 		} {
 			run(t, m, command)
 		}
