@@ -19,7 +19,6 @@ import (
 	"github.com/fairlead-net/fairlead/ipam"
 	"github.com/fairlead-net/fairlead/nat"
 	"github.com/fairlead-net/fairlead/nettest"
-	"github.com/fairlead-net/fairlead/tunnel"
 )
 
 func route(prefix string, via ...string) bgp.Route {
@@ -305,7 +304,7 @@ func TestBadAttachRequests(t *testing.T) {
 
 func TestSettledSaysWhatIsInTheWay(t *testing.T) {
 	w := newWorld()
-	w.rules.refuse = func(tunnel.RuleKey) error { return errors.New("rules are full") }
+	w.rules.refuse = func(netip.Prefix) error { return errors.New("rules are full") }
 	w.hear(route("10.88.3.0/24", "198.51.100.3"))
 	a := start(t, w, config("10.88.1.0/24"))
 	ctx, stop := context.WithTimeout(t.Context(), 300*time.Millisecond)

@@ -96,7 +96,7 @@ type world struct {
 	neighbours rows[tunnel.NeighKey, tunnel.MAC]
 	fdb        rows[tunnel.FDBKey, netip.Addr]
 	routes     rows[tunnel.RouteKey, tunnel.Route]
-	rules      rows[tunnel.RuleKey, tunnel.Rule]
+	rules      rows[netip.Prefix, tunnel.Rule]
 	members    sets
 	filter     filter
 	translation

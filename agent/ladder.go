@@ -18,7 +18,7 @@ type Kernel struct {
 	Neighbours reconcile.Target[tunnel.NeighKey, tunnel.MAC]
 	FDB        reconcile.Target[tunnel.FDBKey, netip.Addr]
 	Routes     reconcile.Target[tunnel.RouteKey, tunnel.Route]
-	Rules      reconcile.Target[tunnel.RuleKey, tunnel.Rule]
+	Rules      reconcile.Target[netip.Prefix, tunnel.Rule]
 	Members    Members
 	Filter     Filter
 	Insides    Insides
@@ -77,7 +77,7 @@ type ladder struct {
 	neighbours *reconcile.Table[tunnel.NeighKey, tunnel.MAC]
 	fdb        *reconcile.Table[tunnel.FDBKey, netip.Addr]
 	routes     *reconcile.Table[tunnel.RouteKey, tunnel.Route]
-	rules      *reconcile.Table[tunnel.RuleKey, tunnel.Rule]
+	rules      *reconcile.Table[netip.Prefix, tunnel.Rule]
 	holds      *reconcile.Table[nat.Port, nat.Fault]
 	ports      *reconcile.Table[nat.Port, nat.Rule]
 	outgoing   *reconcile.Table[nat.EntryKey, nat.Entry]
@@ -128,7 +128,7 @@ type tables struct {
 	neighbours map[tunnel.NeighKey]tunnel.MAC
 	fdb        map[tunnel.FDBKey]netip.Addr
 	routes     map[tunnel.RouteKey]tunnel.Route
-	rules      map[tunnel.RuleKey]tunnel.Rule
+	rules      map[netip.Prefix]tunnel.Rule
 	holds      map[nat.Port]nat.Fault
 	ports      map[nat.Port]nat.Rule
 	outgoing   map[nat.EntryKey]nat.Entry
@@ -174,7 +174,7 @@ func (l *ladder) apply(ctx context.Context, d desired, have tables, complete boo
 		l.neighbours.Known(have.neighbours, d.Neighbours, func(k tunnel.NeighKey, _ tunnel.MAC) bool { return early(k.Dev) }),
 		l.fdb.Known(have.fdb, d.FDB, func(k tunnel.FDBKey, _ netip.Addr) bool { return early(k.Dev) }),
 		l.routes.Known(have.routes, d.Routes, func(_ tunnel.RouteKey, r tunnel.Route) bool { return !complete && remote(r) }),
-		l.rules.Known(have.rules, d.Rules, func(tunnel.RuleKey, tunnel.Rule) bool { return !complete }),
+		l.rules.Known(have.rules, d.Rules, func(netip.Prefix, tunnel.Rule) bool { return !complete }),
 		reconcile.Whole("announcement", func(context.Context) error { return l.speaker.Announce(d.announce) }),
 	)
 }

@@ -15,6 +15,14 @@ func (d *desired) translate(in inputs) {
 	d.nat = nat.Plan(d.scene(in))
 	maps.Copy(d.members, d.nat.Members)
 	maps.Copy(d.filter, d.nat.Input)
+	// A tunnelled host that asks for a port of this one does so outside of the tunnel, and its answer goes through it, as all
+	// that a container sends there. A strict filter would throw the question away.
+	tunnelled := slices.ContainsFunc(slices.Collect(maps.Keys(d.Rules)), func(from netip.Prefix) bool { return from.Addr().Is4() })
+	if tunnelled && len(d.nat.Ports) > 0 {
+		for _, dev := range in.underlay.Strict {
+			d.Sysctls["net/ipv4/conf/"+dev+"/rp_filter"] = "2"
+		}
+	}
 	d.loopback = make(map[string]string, len(d.nat.Loopback))
 	for _, name := range d.nat.Loopback {
 		d.loopback["net/ipv4/conf/"+endpoint.HostIf(name)+"/route_localnet"] = "1"

@@ -133,6 +133,9 @@ func TestUnderlay(t *testing.T) {
 	h.IP("link set second-peer up")
 	h.IP("link add lan link second type macvlan")
 	h.IP("link add docker0 type bridge")
+	h.Sysctl("net/ipv4/conf/all/rp_filter", "1")
+	h.Sysctl("net/ipv4/conf/uplink/rp_filter", "0")
+	h.Sysctl("net/ipv4/conf/lan/rp_filter", "2")
 	for _, a := range []string{
 		"198.51.100.1/24 dev lan", "172.17.0.1/16 dev docker0",
 		"203.0.113.1/28 dev second", "203.0.113.17 peer 203.0.113.18/32 dev second", "2001:db8:9::1/64 dev second nodad",
@@ -144,7 +147,7 @@ func TestUnderlay(t *testing.T) {
 	h.IP("addr add 10.88.9.1/24 dev fl0123456789")
 	want := tunnel.Underlay{
 		Dev: "uplink", MTU: 1500, Address: addr("192.0.2.1"), Address6: addr("2001:db8:1::1"),
-		Uplinks: []string{"lan", "uplink"},
+		Uplinks: []string{"lan", "uplink"}, Strict: []string{"uplink"},
 		Subnets: []netip.Prefix{
 			prefix("172.17.0.0/16"), prefix("192.0.2.0/24"), prefix("198.51.100.0/24"), prefix("203.0.113.0/28"), prefix("203.0.113.18/32"),
 			prefix("2001:db8:1::/64"), prefix("2001:db8:9::/64"),

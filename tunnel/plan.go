@@ -31,6 +31,7 @@ type Underlay struct {
 	Address6 netip.Addr     // of the other family on the same link; zero when it has none
 	Subnets  []netip.Prefix // connected to this host by links that are not ours
 	Uplinks  []string       // links with addresses that lead out of this host, and to no container on it
+	Strict   []string       // those of them on which the reverse path filter of IPv4 is strict
 	RA       []string       // links whose default route was learned from a router advertisement by the kernel
 	Tunnels  Encaps         // that the kernel has, of those that the mode may choose
 }
@@ -93,7 +94,7 @@ type Rows struct {
 	Neighbours map[NeighKey]MAC
 	FDB        map[FDBKey]netip.Addr
 	Routes     map[RouteKey]Route
-	Rules      map[RuleKey]Rule
+	Rules      map[netip.Prefix]Rule
 	Sysctls    map[string]string
 	Paths      []Path
 }
@@ -105,7 +106,7 @@ func Plan(in Input) Rows {
 		Neighbours: make(map[NeighKey]MAC),
 		FDB:        make(map[FDBKey]netip.Addr),
 		Routes:     make(map[RouteKey]Route),
-		Rules:      make(map[RuleKey]Rule),
+		Rules:      make(map[netip.Prefix]Rule),
 		Sysctls:    make(map[string]string),
 	}
 	r.own(in)
@@ -217,10 +218,6 @@ func (in Input) device(e Encap, local netip.Addr) Device {
 // rules make what containers send to a tunnelled host use the tunnel, because what that host sends them does: both ways
 // are the same, and a strict reverse path filter is content. They are for this node's blocks and not for whole pools: the
 // underlay may lie in a pool, and the tunnel's own packets must not go into the tunnel.
-//
-// A host that asks for a port of this one sends outside of the tunnel. A strict reverse path filter, which sees the packet
-// with the container's address already, would look for the way back in the tunnel and throw it away. It looks as this host
-// itself would send (net/ipv4/fib_frontend.c, __fib_validate_source), which for these addresses nobody else does.
 func (r *Rows) rules(in Input) {
 	var tunnelled [2]bool
 	for k := range r.Routes {
@@ -230,10 +227,7 @@ func (r *Rows) rules(in Input) {
 	}
 	for _, b := range in.Blocks {
 		if tunnelled[family(b)] {
-			r.Rules[RuleKey{From: b.Masked()}] = Rule{Table: Table, Priority: Priority}
-			if b.Addr().Is4() {
-				r.Rules[RuleKey{From: b.Masked(), In: "lo"}] = Rule{Table: Main, Priority: Before}
-			}
+			r.Rules[b.Masked()] = Rule{Table: Table, Priority: Priority}
 		}
 	}
 }

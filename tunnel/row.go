@@ -16,7 +16,6 @@ const (
 	Local    = 255  // the table of this host's own addresses
 	Table    = 88   // the table of the tunnelled hosts, for packets from our blocks
 	Priority = 8800 // of the rules that lead there
-	Before   = 8799 // of the rules that keep packets from there
 )
 
 // MaxHops is the number of next hops that one route can have.
@@ -147,20 +146,7 @@ func SortHops(hops []NextHop) (sorted [MaxHops]NextHop) {
 	return sorted
 }
 
-// RuleKey names a rule of ours.
-type RuleKey struct {
-	From netip.Prefix
-	In   string // the link that packets come in by; "lo" stands for this host, "" for any
-}
-
-func (k RuleKey) String() string {
-	if k.In == "" {
-		return k.From.String()
-	}
-	return k.From.String() + " iif " + k.In
-}
-
-// Rule sends packets from a prefix through a table.
+// Rule sends packets from a prefix through a table. The prefix is the key.
 type Rule struct {
 	Table, Priority int
 	Fault           string // what else is wrong with it; never wanted

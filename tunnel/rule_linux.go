@@ -10,37 +10,37 @@ import (
 	"golang.org/x/sys/unix"
 )
 
-// Rules is the table of routing rules with our protocol number.
+// Rules is the table of routing rules with our protocol number, by the prefix that packets come from.
 type Rules struct{ k *Kernel }
 
 // Rules is the table of routing rules.
 func (k *Kernel) Rules() *Rules { return &Rules{k} }
 
-// policy is a rule of ours as the kernel has it. Several can have the same key.
+// policy is a rule of ours as the kernel has it. Several can have the same prefix.
 type policy struct {
-	key  RuleKey
+	from netip.Prefix
 	rule Rule
 	raw  []byte // what names exactly this one when it is deleted
 }
 
-// List reads our rules. Where there are several for a key, all but one are a fault that the next Put clears away.
-func (t *Rules) List(ctx context.Context) (map[RuleKey]Rule, error) {
+// List reads our rules. Where there are several for a prefix, all but one are a fault that the next Put clears away.
+func (t *Rules) List(ctx context.Context) (map[netip.Prefix]Rule, error) {
 	own, err := t.read(ctx)
 	if err != nil {
 		return nil, err
 	}
-	have := make(map[RuleKey]Rule, len(own))
+	have := make(map[netip.Prefix]Rule, len(own))
 	for _, p := range own {
-		if _, twice := have[p.key]; twice {
+		if _, twice := have[p.from]; twice {
 			p.rule.Fault = "several"
 		}
-		have[p.key] = p.rule
+		have[p.from] = p.rule
 	}
 	return have, nil
 }
 
-// Put makes r the only rule of ours for the key. The new one is there before an old one goes.
-func (t *Rules) Put(ctx context.Context, k RuleKey, r Rule) error {
+// Put makes r the only rule of ours for the prefix. The new one is there before an old one goes.
+func (t *Rules) Put(ctx context.Context, from netip.Prefix, r Rule) error {
 	own, err := t.read(ctx)
 	if err != nil {
 		return err
@@ -49,7 +49,7 @@ func (t *Rules) Put(ctx context.Context, k RuleKey, r Rule) error {
 	var old []*nl.NetlinkRequest
 	for _, p := range own {
 		switch {
-		case p.key != k:
+		case p.from != from:
 		case p.rule == r && !there:
 			there = true
 		default:
@@ -57,22 +57,22 @@ func (t *Rules) Put(ctx context.Context, k RuleKey, r Rule) error {
 		}
 	}
 	if !there {
-		if err := t.k.conn.write(ctx, newRule(k, r))[0]; err != nil {
+		if err := t.k.conn.write(ctx, newRule(from, r))[0]; err != nil {
 			return fmt.Errorf("%v: %w", r, err)
 		}
 	}
 	return t.remove(ctx, old)
 }
 
-// Delete removes our rules for the key.
-func (t *Rules) Delete(ctx context.Context, k RuleKey) error {
+// Delete removes our rules for the prefix.
+func (t *Rules) Delete(ctx context.Context, from netip.Prefix) error {
 	own, err := t.read(ctx)
 	if err != nil {
 		return err
 	}
 	var old []*nl.NetlinkRequest
 	for _, p := range own {
-		if p.key == k {
+		if p.from == from {
 			old = append(old, p.deletion())
 		}
 	}
@@ -106,22 +106,19 @@ func (t *Rules) read(ctx context.Context) ([]policy, error) {
 	return own, nil
 }
 
-func newRule(k RuleKey, r Rule) *nl.NetlinkRequest {
+func newRule(from netip.Prefix, r Rule) *nl.NetlinkRequest {
 	// Not exclusive: the kernel takes no account of the protocol there, and a foreign rule of the same words may go at
 	// any time.
 	req := nl.NewNetlinkRequest(unix.RTM_NEWRULE, unix.NLM_F_CREATE)
 	req.AddData(&nl.RtMsg{RtMsg: unix.RtMsg{
-		Family:  familyOf(k.From.Addr()),
-		Src_len: uint8(k.From.Bits()),
+		Family:  familyOf(from.Addr()),
+		Src_len: uint8(from.Bits()),
 		Type:    unix.FR_ACT_TO_TBL,
 	}})
-	req.AddData(nl.NewRtAttr(unix.FRA_SRC, k.From.Addr().AsSlice()))
+	req.AddData(nl.NewRtAttr(unix.FRA_SRC, from.Addr().AsSlice()))
 	req.AddData(nl.NewRtAttr(unix.FRA_TABLE, nl.Uint32Attr(uint32(r.Table))))
 	req.AddData(nl.NewRtAttr(unix.FRA_PRIORITY, nl.Uint32Attr(uint32(r.Priority))))
 	req.AddData(nl.NewRtAttr(unix.FRA_PROTOCOL, nl.Uint8Attr(Protocol)))
-	if k.In != "" {
-		req.AddData(nl.NewRtAttr(unix.FRA_IIFNAME, nl.ZeroTerminated(k.In)))
-	}
 	return req
 }
 
@@ -158,13 +155,11 @@ func parseRule(body []byte) (p policy, ours bool) {
 			if int32(number(value)) != -1 {
 				p.rule.Fault = "suppressing"
 			}
-		case unix.FRA_IIFNAME:
-			p.key.In = unix.ByteSliceToString(value)
-		case unix.FRA_FWMARK, unix.FRA_FWMASK, unix.FRA_OIFNAME, unix.FRA_IP_PROTO, unix.FRA_UID_RANGE:
+		case unix.FRA_FWMARK, unix.FRA_FWMASK, unix.FRA_IIFNAME, unix.FRA_OIFNAME, unix.FRA_IP_PROTO, unix.FRA_UID_RANGE:
 			p.rule.Fault = "narrowed"
 		}
 	}
-	p.key.From = netip.PrefixFrom(src, bits)
+	p.from = netip.PrefixFrom(src, bits)
 	p.raw = append(p.raw, body...)
 	return p, ours
 }

@@ -55,8 +55,31 @@ func (k *Kernel) Underlay(ctx context.Context, address netip.Addr) (Underlay, er
 	if u.Uplinks, err = k.uplinks(ctx, seen, owned, l.index); err != nil {
 		return Underlay{}, err
 	}
+	if u.Strict, err = k.strict(u.Uplinks); err != nil {
+		return Underlay{}, err
+	}
 	u.RA, err = k.advertised(ctx, all)
 	return u, err
+}
+
+// strict are those of the links whose reverse path filter asks for the way back by the same link: the larger value of the
+// link's and that for all is in force (Documentation/networking/ip-sysctl.rst).
+func (k *Kernel) strict(links []string) (strict []string, err error) {
+	const path = "net/ipv4/conf/%s/rp_filter"
+	all, err := k.ReadSysctl(fmt.Sprintf(path, "all"))
+	if err != nil {
+		return nil, err
+	}
+	for _, name := range links {
+		own, err := k.ReadSysctl(fmt.Sprintf(path, name))
+		if err != nil && !errors.Is(err, os.ErrNotExist) {
+			return nil, err
+		}
+		if max(all, own) == "1" {
+			strict = append(strict, name)
+		}
+	}
+	return strict, nil
 }
 
 // uplinks are the link of the node's address and the others that have addresses and lead out of this host. What is behind

@@ -2,6 +2,7 @@ package tunnel_test
 
 import (
 	"fmt"
+	"net/netip"
 	"strings"
 	"testing"
 	"time"
@@ -106,7 +107,7 @@ func TestWatchIsQuiet(t *testing.T) {
 	neighbours, _ := neighbourCases()
 	settle(t, h.k.Routes(), routes)
 	settle(t, h.k.Neighbours(), neighbours)
-	settle(t, h.k.Rules(), map[tunnel.RuleKey]tunnel.Rule{{From: prefix("10.88.0.0/16")}: {Table: 88, Priority: 8800}})
+	settle(t, h.k.Rules(), map[netip.Prefix]tunnel.Rule{prefix("10.88.0.0/16"): {Table: 88, Priority: 8800}})
 	if n := calm(pokes); n != 0 {
 		t.Errorf("%d pokes for what we wrote ourselves", n)
 	}
