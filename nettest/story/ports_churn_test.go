@@ -144,6 +144,9 @@ func (c *churner) add(count int) (made int, err error) {
 		if i < 0 {
 			return 0, fmt.Errorf("publish %s %v: the answer is %+v", endpoint, specs, all)
 		}
+		if p := all[i].HostPort; g.port == 0 && (p < 30000 || p > 39999) {
+			return 0, fmt.Errorf("publish %s %v: port %d is not in port_range", endpoint, specs, p)
+		}
 		g.port = all[i].HostPort
 		c.own = append(c.own, g)
 		if err := c.model.hold(g); err != nil {

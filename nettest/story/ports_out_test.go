@@ -27,12 +27,18 @@ func (h *harbour) checkWayOut(t *testing.T, c crowd) {
 
 	h.stranger.Batch("route add 10.88.0.0/16 via "+h.n.Address4.String(), "-6 route add "+pool6+" via "+h.n.Address6.String())
 	config := withBlocks(h.n.Config(), 1)
-	h.n.WriteConfig(strings.ReplaceAll(config, "cidr = ", "nat_outgoing = false\ncidr = "))
+	h.n.WriteConfig(strings.ReplaceAll(config, "cidr = ", "nat_outgoing = false\ncidr = ") + "\n[nat]\nhairpin = false\n")
 	h.n.Fairlead("reload")
 	h.checkSeen(t, c.own, map[*nettest.Host][]netip.Addr{h.stranger: own, h.Node("n2").Host: own}, offers)
+	if err := silent(c.own.Host, "tcp", netip.AddrPortFrom(h.n.Address4, fixedPort)); err != nil {
+		t.Errorf("without hairpin: %v", err)
+	}
 	h.n.WriteConfig(config)
 	h.n.Fairlead("reload")
 	h.checkSeen(t, c.own, map[*nettest.Host][]netip.Addr{h.stranger: hosts}, offers)
+	if err := answers(c.own.Host, "tcp", netip.AddrPortFrom(h.n.Address4, fixedPort), c.own.Endpoint); err != nil {
+		t.Errorf("with hairpin again: %v", err)
+	}
 	h.stranger.Batch("route del 10.88.0.0/16", "-6 route del "+pool6)
 }
 

@@ -51,6 +51,10 @@ func (h *harbour) ways(c crowd) (all []way) {
 // TestPublishedPortsAreReachedFromEverywhere tells one story in one lab: who reaches what, who does not, and what is left.
 func TestPublishedPortsAreReachedFromEverywhere(t *testing.T) {
 	h := emptyHarbour(t, nettest.LabOptions{Nodes: []string{"n1", "n2", "n3"}, RPFilter: 1})
+	for _, n := range h.Nodes { // as Docker does
+		n.Run("iptables", "-P", "FORWARD", "DROP")
+		n.Run("ip6tables", "-P", "FORWARD", "DROP")
+	}
 	before := h.n.State()
 	h.Start()
 	c := h.gather(t, "tcp", "udp")
