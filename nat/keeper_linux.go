@@ -154,7 +154,7 @@ func (c *keeper[K, V]) survey(ctx context.Context) error {
 // sight reads the rows of one family.
 func (c *keeper[K, V]) sight(ctx context.Context, t *tool) (*sighting[K, V], error) {
 	c.note(t)
-	have, err := t.survey(ctx, c.at)
+	have, err := t.survey(ctx, c.at.in(t.family))
 	if err != nil {
 		return nil, err
 	}
@@ -171,7 +171,7 @@ func (c *keeper[K, V]) sight(ctx context.Context, t *tool) (*sighting[K, V], err
 		delete(c.size.left, t.family)
 	}
 	c.watch()
-	return recognise(c.form, c.at, have, t.family, stray), nil
+	return recognise(c.form, c.at.in(t.family), have, t.family, stray), nil
 }
 
 // tool is iptables for a family. What was read by another is not believed any more.

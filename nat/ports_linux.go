@@ -24,11 +24,14 @@ type debt struct{ gone, added map[Port]netip.AddrPort }
 const untracked Fault = "old connections"
 
 // Ports is the table of the mappings. What was read of it is believed for as long as age.
+//
+// What comes to 127.0.0.0/8 from another host or a container is not mapped: the kernel throws it away, but only after
+// it would have been given another destination (CVE-2020-8558).
 func (k *Kernel) Ports(age time.Duration) *Ports {
 	const jump = "-m addrtype --dst-type LOCAL -j " + dnatChain
 	return &Ports{keep: newKeeper(k.hand(site{
 		table: "nat", chain: dnatChain, means: tablewise, modules: "iptable_nat ip6table_nat nft_compat xt_nat xt_addrtype xt_tcpudp xt_sctp",
-		hooks: []hook{{chain: "PREROUTING", jump: jump}, {chain: "OUTPUT", jump: jump}},
+		hooks: []hook{{chain: "PREROUTING", jump: "! -d " + loopback + " " + jump}, {chain: "OUTPUT", jump: jump}},
 	}), portForm{}, age)}
 }
 

@@ -95,7 +95,7 @@ func TestMappingsAsRules(t *testing.T) {
 :FAIRLEAD-DNAT-s0-255 -
 :FAIRLEAD-DNAT-s0-4095 -
 :FAIRLEAD-DNAT-s64-95 -
--A PREROUTING -m addrtype --dst-type LOCAL -j FAIRLEAD-DNAT
+-A PREROUTING ! -d ::1/128 -m addrtype --dst-type LOCAL -j FAIRLEAD-DNAT
 -A OUTPUT -m addrtype --dst-type LOCAL -j FAIRLEAD-DNAT
 -A PREROUTING -p tcp -m tcp --dport 22 -j ACCEPT
 -A OUTPUT -p tcp -m tcp --dport 22 -j ACCEPT
@@ -113,6 +113,9 @@ COMMIT`
 		})
 		if diff := cmp.Diff(slices.Sorted(strings.Lines(want+"\n")), slices.Sorted(strings.Lines(strings.Join(got, "\n")+"\n"))); diff != "" {
 			t.Errorf("IPv6:\n%s", diff)
+		}
+		if first := strings.Split(h.iptables("-t nat -S PREROUTING"), "\n")[1]; first != "-A PREROUTING ! -d 127.0.0.0/8 -m addrtype --dst-type LOCAL -j FAIRLEAD-DNAT" {
+			t.Errorf("PREROUTING begins with %s", first)
 		}
 		if first := strings.Split(h.ip6tables("-t nat -S OUTPUT"), "\n")[1]; first != "-A OUTPUT -m addrtype --dst-type LOCAL -j FAIRLEAD-DNAT" {
 			t.Errorf("OUTPUT begins with %s", first)

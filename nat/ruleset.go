@@ -21,7 +21,7 @@ type site struct {
 // hook is a chain of the kernel and the rule in it that leads to ours.
 type hook struct {
 	chain string
-	jump  string
+	jump  string // where it says loopback, each family has its own addresses of that
 	rank  rank
 }
 
@@ -40,6 +40,19 @@ const (
 	chainwise means = iota // each by itself: a few rules in any words, which are read again after they were written
 	tablewise              // all at once: so many that they are not read again when nobody else wrote meanwhile
 )
+
+// loopback stands in a jump for the addresses by which a host reaches itself.
+const loopback = "LOOPBACK"
+
+// in is the site in the words of one family.
+func (at site) in(family int) site {
+	own := map[int]string{4: "127.0.0.0/8", 6: "::1/128"}[family]
+	at.hooks = slices.Clone(at.hooks)
+	for i := range at.hooks {
+		at.hooks[i].jump = strings.ReplaceAll(at.hooks[i].jump, loopback, own)
+	}
+	return at
+}
 
 // ours tells whether a chain has a name of this site.
 func (at site) ours(chain string) bool {

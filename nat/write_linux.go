@@ -44,8 +44,8 @@ func (c *keeper[K, V]) bring(ctx context.Context, family int, puts map[K]V, dele
 			}
 		}
 		rows := changed(c.form, family, s.rows, puts, deletes)
-		next := &sighting[K, V]{have: wanted(c.form, c.at, rows), rows: rows, listed: rows}
-		script := s.have.script(next.have, c.at)
+		next := &sighting[K, V]{have: wanted(c.form, c.at.in(family), rows), rows: rows, listed: rows}
+		script := s.have.script(next.have, c.at.in(family))
 		switch {
 		case script == "" && s.stray == "":
 			c.seen[family] = s
@@ -104,7 +104,7 @@ func (c *keeper[K, V]) generation(t *tool) (n uint32, sure bool) {
 // unhook removes each rule of the hooks that leads to us until there is none. Where a hook can not be printed, how many
 // there are is not known, and chains that are in use are not removed.
 func (c *keeper[K, V]) unhook(ctx context.Context, t *tool) error {
-	for _, h := range c.at.hooks {
+	for _, h := range c.at.in(t.family).hooks {
 		var err error
 		for err == nil {
 			err = t.do(ctx, append([]string{"-D", h.chain}, strings.Fields(h.jump)...)...)
@@ -123,11 +123,11 @@ func (c *keeper[K, V]) sweep(ctx context.Context, t *tool) error {
 		return nil
 	}
 	for range writeTries {
-		have, err := other.survey(ctx, c.at)
+		have, err := other.survey(ctx, c.at.in(t.family))
 		if err != nil {
 			return err
 		}
-		script := have.script(emptyRuleset(), c.at)
+		script := have.script(emptyRuleset(), c.at.in(t.family))
 		if script == "" {
 			return nil
 		}
