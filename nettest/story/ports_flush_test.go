@@ -2,8 +2,6 @@ package story_test
 
 import (
 	"fmt"
-	"io"
-	"net"
 	"net/netip"
 	"os"
 	"path/filepath"
@@ -125,7 +123,7 @@ func (h *harbour) works(near, thief *nettest.Container) error {
 func (h *harbour) suffer(t *testing.T, d disturbance, works func() error) {
 	t.Helper()
 	repaired := show[agent.Status](t, h.n, "status").DriftRepaired
-	flows, idle := h.stranger.Flows(h.n.Address4, 5), h.idle(t)
+	flows, idle := h.stranger.Flows(h.n.Address4, 5), h.idle(t, 7001)
 	time.Sleep(100 * time.Millisecond)
 	begun := time.Now()
 	d.harm()
@@ -152,32 +150,6 @@ func (h *harbour) suffer(t *testing.T, d disturbance, works func() error) {
 	if rested != nil {
 		t.Errorf("%s: a flow that said nothing meanwhile: %v", d.what, rested)
 	}
-}
-
-// idle is a connection through a mapping that has been used; what it returns uses it again.
-func (h *harbour) idle(t *testing.T) (again func() error) {
-	t.Helper()
-	var c net.Conn
-	err := h.stranger.Do(func() (err error) {
-		c, err = net.Dial("tcp", netip.AddrPortFrom(h.n.Address4, 7001).String())
-		return err
-	})
-	if err != nil {
-		t.Fatal(err)
-	}
-	t.Cleanup(func() { _ = c.Close() })
-	again = func() error {
-		_ = c.SetDeadline(time.Now().Add(nettest.Patience(2 * time.Second))) // fails when closed, as the write will
-		if _, err := c.Write([]byte("echo")); err != nil {
-			return err
-		}
-		_, err := io.ReadFull(c, make([]byte, 4))
-		return err
-	}
-	if err := again(); err != nil {
-		t.Fatal(err)
-	}
-	return again
 }
 
 // foreign are the lines of the packet filter that are not ours.

@@ -15,7 +15,9 @@ import (
 
 // TestPortsOutliveWhoHasThem tells one story of one host: what a port survives, and who gets it when.
 func TestPortsOutliveWhoHasThem(t *testing.T) {
-	h := newHarbour(t, nettest.LabOptions{Nodes: []string{"n1"}})
+	h := emptyHarbour(t, nettest.LabOptions{Nodes: []string{"n1"}})
+	before := h.n.State()
+	h.Start()
 	t.Run("bad orders are refused with a reason", h.checkBadSpecs)
 	t.Run("a port is given before its container is there", h.checkReserve)
 	t.Run("a port stays with its name", h.checkKept)
@@ -25,6 +27,10 @@ func TestPortsOutliveWhoHasThem(t *testing.T) {
 	t.Run("the config publishes too", h.checkConfigured)
 	t.Run("a port that moves is answered by its new holder at once", h.checkMove)
 	t.Run("after a reboot everything is as before", h.checkReboot)
+	t.Run("until it is uninstalled without a daemon", func(t *testing.T) {
+		h.n.Kill()
+		h.checkUninstall(t, before, "--config", h.n.ConfigFile())
+	})
 }
 
 // row is a published port in one line.

@@ -2,6 +2,8 @@ package story_test
 
 import (
 	"fmt"
+	"io"
+	"net"
 	"net/netip"
 	"testing"
 	"time"
@@ -12,9 +14,11 @@ import (
 // checkMove: a client that goes on sending from one port is answered by the new holder of the port it sends to, and who
 // has nothing to do with it notices nothing.
 func (h *harbour) checkMove(t *testing.T) {
-	holders := []*nettest.Container{h.n.Attach("here", "--publish", "5000:53/udp"), h.n.Attach("there")}
-	offer(holders[0], 53, "udp")
-	offer(holders[1], 53, "udp")
+	holders := []*nettest.Container{h.n.Attach("here", "--publish", "5000:53/udp", "--publish", "5001:7001"), h.n.Attach("there")}
+	for _, c := range holders {
+		offer(c, 53, "udp")
+		c.Serve(c.IP4)
+	}
 	foreign := h.bystander(t)
 	var talks []*nettest.Talk
 	for _, a := range addressesOf(h.n) {
@@ -23,7 +27,8 @@ func (h *harbour) checkMove(t *testing.T) {
 	hears(t, talks, time.Time{}, "here")
 	for i := range 6 {
 		old, now := holders[i%2], holders[1-i%2]
-		h.n.Fairlead("unpublish", old.Endpoint, "5000:53/udp")
+		again := h.idle(t, 5001)
+		h.n.Fairlead("unpublish", old.Endpoint, "5000:53/udp", "5001:7001")
 		gone := time.Now()
 		time.Sleep(50 * time.Millisecond) // the client goes on: the kernel notes a flow that leads nowhere
 		for _, talk := range talks {
@@ -31,8 +36,11 @@ func (h *harbour) checkMove(t *testing.T) {
 				t.Errorf("after it was unpublished %s still answers: %d times", old.Endpoint, len(got))
 			}
 		}
-		h.n.Fairlead("publish", now.Endpoint, "5000:53/udp")
+		h.n.Fairlead("publish", now.Endpoint, "5000:53/udp", "5001:7001")
 		hears(t, talks, time.Now(), now.Endpoint)
+		if err := again(); err == nil {
+			t.Errorf("a connection with %s goes on, and its port is another's", old.Endpoint)
+		}
 	}
 	for _, talk := range talks {
 		talk.Stop()
@@ -77,4 +85,30 @@ func (h *harbour) bystander(t *testing.T) (end func(t *testing.T)) {
 			t.Errorf("foreign packets: %v", got)
 		}
 	}
+}
+
+// idle is a connection through a mapping that has been used; what it returns uses it again.
+func (h *harbour) idle(t *testing.T, port uint16) (again func() error) {
+	t.Helper()
+	var c net.Conn
+	err := h.stranger.Do(func() (err error) {
+		c, err = net.Dial("tcp", netip.AddrPortFrom(h.n.Address4, port).String())
+		return err
+	})
+	if err != nil {
+		t.Fatal(err)
+	}
+	t.Cleanup(func() { _ = c.Close() })
+	again = func() error {
+		_ = c.SetDeadline(time.Now().Add(nettest.Patience(2 * time.Second))) // fails when closed, as the write will
+		if _, err := c.Write([]byte("echo")); err != nil {
+			return err
+		}
+		_, err := io.ReadFull(c, make([]byte, 4))
+		return err
+	}
+	if err := again(); err != nil {
+		t.Fatal(err)
+	}
+	return again
 }

@@ -55,6 +55,7 @@ func TestPublishedPortsAreReachedFromEverywhere(t *testing.T) {
 		n.Run("iptables", "-P", "FORWARD", "DROP")
 		n.Run("ip6tables", "-P", "FORWARD", "DROP")
 	}
+	h.n.Sysctl("net/ipv4/ip_local_reserved_ports", "50000-50002") // the administrator's own
 	before := h.n.State()
 	h.Start()
 	c := h.gather(t, "tcp", "udp")
