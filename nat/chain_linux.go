@@ -22,7 +22,7 @@ const (
 //
 // To read it, iptables is run, which takes milliseconds. So it is read only when it may have changed: at first, after the
 // chain or its hook was written, ours or not, as nf_tables tells, and after some time. What was read is believed in
-// between. The old back end tells nobody of changes: there the time alone counts.
+// between. The old back end tells nobody of changes: there the size of the table does.
 type Chain struct {
 	hand
 	name, hook string
@@ -30,6 +30,7 @@ type Chain struct {
 
 	mu        sync.Mutex
 	last      reading[Entry]
+	size      sizes
 	displaced []time.Time
 	tally     tally
 }
@@ -64,7 +65,7 @@ func (k *Kernel) Input(age time.Duration) *Chain {
 }
 
 // Changed pokes after others have changed what the chain depends on. The channel has capacity 1. It is silent before the
-// first List, and where the old back end of iptables is in use.
+// first List.
 func (c *Chain) Changed() <-chan struct{} { return c.changed }
 
 // List reads the rules. Where the chain is not in order, each has a fault, and Apply mends all. When iptables hangs, the
@@ -103,12 +104,17 @@ func (c *Chain) look(ctx context.Context) error {
 		if err != nil {
 			return err
 		}
+		c.size.note(t)
 		s, err := t.state(ctx, c.name, c.hook)
 		if err != nil {
 			return err
 		}
+		if s.there == missing {
+			delete(c.size.left, family)
+		}
 		maps.Copy(rows, s.rows(c.name))
 	}
+	c.size.watch(&c.hand, &c.mu, func() { c.last.rows = nil })
 	c.last = reading[Entry]{rows: rows, at: now}
 	return nil
 }

@@ -153,7 +153,7 @@ func (c *keeper[K, V]) survey(ctx context.Context) error {
 
 // sight reads the rows of one family.
 func (c *keeper[K, V]) sight(ctx context.Context, t *tool) (*sighting[K, V], error) {
-	c.note(t)
+	c.size.note(t)
 	have, err := t.survey(ctx, c.at.in(t.family))
 	if err != nil {
 		return nil, err
@@ -170,7 +170,7 @@ func (c *keeper[K, V]) sight(ctx context.Context, t *tool) (*sighting[K, V], err
 	if len(have.chains) == 0 {
 		delete(c.size.left, t.family)
 	}
-	c.watch()
+	c.size.watch(&c.hand, &c.mu, func() { c.seen = nil })
 	return recognise(c.form, c.at.in(t.family), have, t.family, stray), nil
 }
 

@@ -2,6 +2,7 @@ package nat
 
 import (
 	"fmt"
+	"sync"
 	"time"
 	"unsafe"
 
@@ -62,77 +63,79 @@ type sizes struct {
 }
 
 // note keeps the size of a table that is about to be read.
-func (c *keeper[K, V]) note(t *tool) {
-	delete(c.size.left, t.family)
+func (s *sizes) note(t *tool) {
+	delete(s.left, t.family)
 	if t.of != legacy || t.vacant() {
 		return
 	}
-	g, open := c.size.gauges[t.family]
+	g, open := s.gauges[t.family]
 	if !open {
 		var err error
 		if g, err = openGauge(t.family); err != nil { // then nobody tells: what was read is believed for some time
 			return
 		}
-		if c.size.gauges == nil {
-			c.size.gauges = make(map[int]gauge)
+		if s.gauges == nil {
+			s.gauges = make(map[int]gauge)
 		}
-		c.size.gauges[t.family] = g
+		s.gauges[t.family] = g
 	}
-	s, err := g.measure(t.table)
+	now, err := g.measure(t.table)
 	if err != nil {
 		return
 	}
-	if c.size.left == nil {
-		c.size.left = make(map[int]size)
+	if s.left == nil {
+		s.left = make(map[int]size)
 	}
-	c.size.left[t.family] = s
+	s.left[t.family] = now
 }
 
-// watch asks for the sizes as long as there are some to compare with. The caller holds the lock.
-func (c *keeper[K, V]) watch() {
+// watch asks for the sizes as long as there are some to compare with. When one differs it calls doubt, and pokes who
+// waits for h. All of it goes on under mu, which the caller holds.
+func (s *sizes) watch(h *hand, mu *sync.Mutex, doubt func()) {
 	switch {
-	case c.size.tick != nil:
+	case s.tick != nil:
 		return
-	case len(c.size.left) == 0:
-		c.size.close()
+	case len(s.left) == 0:
+		s.close()
 		return
 	}
 	tick := time.NewTicker(sizeTime)
-	c.size.tick = tick
-	c.k.beside(func(end <-chan struct{}) {
+	s.tick = tick
+	h.k.beside(func(end <-chan struct{}) {
 		defer tick.Stop()
 		for {
 			select {
 			case <-end:
-				c.mu.Lock()
-				c.size.close()
-				c.mu.Unlock()
+				mu.Lock()
+				s.close()
+				mu.Unlock()
 				return
 			case <-tick.C:
 			}
-			if !c.look() {
+			if !s.look(h, mu, doubt) {
 				return
 			}
 		}
 	})
 }
 
-// look pokes when a table has not the size with which it was left, and tells whether to look again.
-func (c *keeper[K, V]) look() bool {
-	c.mu.Lock()
-	defer c.mu.Unlock()
-	for family, left := range c.size.left {
-		if now, err := c.size.gauges[family].measure(c.at.table); err == nil && now != left {
-			c.seen, c.size.left = nil, nil // to be read again
-			c.poke()
+// look tells whether to look again.
+func (s *sizes) look(h *hand, mu *sync.Mutex, doubt func()) bool {
+	mu.Lock()
+	defer mu.Unlock()
+	for family, left := range s.left {
+		if now, err := s.gauges[family].measure(h.at.table); err == nil && now != left {
+			s.left = nil
+			doubt() // it is to be read again
+			h.poke()
 			break
 		}
 	}
-	if len(c.size.left) > 0 {
+	if len(s.left) > 0 {
 		return true
 	}
-	c.size.tick = nil
-	c.size.close()
+	s.tick = nil
+	s.close()
 	return false
 }
 
