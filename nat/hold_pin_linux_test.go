@@ -37,9 +37,13 @@ func TestDaemonsShareTheirPins(t *testing.T) {
 	if _, err := os.Lstat(dir); !errors.Is(err, os.ErrNotExist) {
 		t.Errorf("the pins are left: %v", err)
 	}
-	must(t, holdsB.Put(t.Context(), p, "")) // b has been open all the time
-	theft{"0.0.0.0:8000", "tcp", 0, nil}.refused(t, b)
 	must(t, holdsA.Put(t.Context(), p, ""))
+	must(t, holdsB.Delete(t.Context(), p)) // b has been open all the time, with what is pinned no more
+	if _, err := os.Lstat(dir); err != nil {
+		t.Errorf("b took the pins of a: %v", err)
+	}
+	must(t, holdsB.Put(t.Context(), p, ""))
+	theft{"0.0.0.0:8000", "tcp", 0, nil}.refused(t, b)
 	theft{"0.0.0.0:8000", "tcp", 0, nil}.refused(t, a)
 }
 
@@ -93,7 +97,7 @@ func TestAPortFoundTakenIsReportedUntilItIsFree(t *testing.T) {
 	theft{"0.0.0.0:8000", "tcp", 0, nil}.refused(t, h)
 }
 
-// TestWhatHappensToThePinsIsMended breaks them in every way, with the daemon running and without.
+// TestWhatHappensToThePinsIsMended breaks them in every way, with the daemon running or before the next one starts.
 func TestWhatHappensToThePinsIsMended(t *testing.T) {
 	unpin := func(names ...string) func(*testing.T, string) {
 		return func(t *testing.T, dir string) {
@@ -105,19 +109,20 @@ func TestWhatHappensToThePinsIsMended(t *testing.T) {
 	all := []string{"hold-bind4-1", "hold-bind6-1", "hold-ports-1", "hold-excused-1"}
 	for _, c := range []struct {
 		name  string
+		when  []string // another program in its place is noticed at the start only
 		spoil func(t *testing.T, dir string)
-		idle  int // rows that a daemon finds sound which starts after that: -1 is all
+		left  int // rows that a daemon finds which starts after that
 	}{
-		{"one link unpinned", unpin(all[0]), -1},
-		{"the map unpinned", unpin(all[2]), 0},
-		{"everything unpinned", unpin(all...), 0},
-		{"a link detached", func(t *testing.T, dir string) {
+		{"one link unpinned", []string{"running"}, unpin(all[0]), 2},
+		{"the map unpinned", []string{"not running"}, unpin(all[2]), 0},
+		{"everything unpinned", []string{"running"}, unpin(all...), 0},
+		{"a link detached", []string{"running", "not running"}, func(t *testing.T, dir string) {
 			l, err := link.LoadPinnedLink(filepath.Join(dir, all[1]), nil)
 			must(t, err)
 			must(t, l.Detach())
 			must(t, l.Close())
-		}, -1},
-		{"another program in the link", func(t *testing.T, dir string) {
+		}, 2},
+		{"another program in the link", []string{"not running"}, func(t *testing.T, dir string) {
 			l, err := link.LoadPinnedLink(filepath.Join(dir, all[0]), nil)
 			must(t, err)
 			lax, err := ebpf.NewProgram(&ebpf.ProgramSpec{
@@ -127,26 +132,23 @@ func TestWhatHappensToThePinsIsMended(t *testing.T) {
 			must(t, err)
 			must(t, l.Update(lax))
 			must(t, errors.Join(lax.Close(), l.Close()))
-		}, -1},
+		}, 2},
 	} {
-		for _, running := range []string{"running", "not running"} {
-			t.Run(c.name+", daemon "+running, func(t *testing.T) {
+		for _, when := range c.when {
+			t.Run(c.name+", daemon "+when, func(t *testing.T) {
 				h, dir := newHost(t), pinFS(t)
 				holds := h.k.Holds(dir)
 				want := map[nat.Port]nat.Fault{port("0.0.0.0:8000", "tcp"): "", port("[::]:8000", "tcp"): ""}
 				table := reconcile.NewTable("port", holds)
 				settle(t, table, want)
-				if running == "not running" {
+				if when == "running" {
+					c.spoil(t, dir)
+				} else {
 					must(t, holds.Close())
-				}
-				c.spoil(t, dir)
-				if running == "not running" || c.name == "another program in the link" { // which only a start notices
-					must(t, holds.Close())
+					c.spoil(t, dir)
 					holds = h.holds(t, dir)
-					have, err := holds.List(t.Context())
-					must(t, err)
-					if (c.idle == 0) != (len(have) == 0) {
-						t.Errorf("after a start: %v", have)
+					if have, err := holds.List(t.Context()); err != nil || len(have) != c.left {
+						t.Errorf("after a start: %v, %v", have, err)
 					}
 					table = reconcile.NewTable("port", holds)
 				}

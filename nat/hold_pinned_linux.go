@@ -246,10 +246,13 @@ func (p *pinned) look(port Port) error {
 	if _, bound := p.guards[port]; bound {
 		return nil
 	}
-	var cookie uint64
-	fd, err := occupy(port, func(c uint64) error { cookie = c; return p.excused.Put(c, uint32(0)) })
-	if gone := p.excused.Delete(cookie); gone != nil && !errors.Is(gone, ebpf.ErrKeyNotExist) {
-		err = errors.Join(err, gone)
+	var cookies []uint64
+	fd, err := occupy(port, func(cookie uint64) error {
+		cookies = append(cookies, cookie)
+		return p.excused.Put(cookie, uint32(0))
+	})
+	for _, cookie := range cookies {
+		err = errors.Join(err, p.excused.Delete(cookie))
 	}
 	if err == nil && fd >= 0 {
 		p.guards[port] = fd
@@ -285,7 +288,7 @@ func (p *pinned) drop(ctx context.Context, ports []Port) map[Port]error {
 		return allFailed(failed, ports, err)
 	}
 	defer lock.Close()
-	if p.ports == nil {
+	if !p.sound() { // others may have other pins there by now, which are not ours to remove
 		if err := p.adopt(); err != nil {
 			return allFailed(failed, ports, err)
 		}
