@@ -37,8 +37,12 @@ func TestRulesReadAlike(t *testing.T) {
 			t.Errorf("%s: %q %q %t", printed, name, r, ours)
 		}
 	}
+	// With another target it has the name, and is another rule.
+	if name, r, ours := line(words(`-d 192.0.2.1/32 -p 4 -m set ! --match-set fairlead-peers4 src -m comment --comment ipip -j ACCEPT`)).rule(); name != "ipip" || r == want || !ours {
+		t.Errorf("accepting: %q %q %t", name, r, ours)
+	}
 	for _, printed := range []string{
-		`-m comment --comment ipip -j ACCEPT`, `-p udp -j DROP`, `-m comment --comment "" -j DROP`, `-j DROP`, `-m comment --comment ipip`, "",
+		`-p udp -j DROP`, `-m comment --comment "" -j DROP`, `-j DROP`, `-m comment --comment ipip`, "",
 	} {
 		if name, r, ours := line(words(printed)).rule(); ours {
 			t.Errorf("%s is taken for %q %q", printed, name, r)
