@@ -47,15 +47,13 @@ func (h *harbour) disturbances(t *testing.T) (all []disturbance) {
 	run := func(text string) func() {
 		return func() { h.n.Run(strings.Fields(text)...) }
 	}
-	fresh := strings.Contains(h.n.Run("iptables", "--version"), "nf_tables")
 	all = []disturbance{
 		{"iptables -F", run("iptables -F"), true},
-		// In the old back end connections are tracked only while there is a rule that needs it.
-		{"iptables -t nat -F", run("iptables -t nat -F"), fresh},
+		{"iptables -t nat -F", run("iptables -t nat -F"), true},
 		{"ip6tables -t nat -F", run("ip6tables -t nat -F"), true},
 		{"a restore without ours", run("iptables-restore " + h.saved(t, "iptables-save")), false},
 	}
-	if fresh {
+	if strings.Contains(h.n.Run("iptables", "--version"), "nf_tables") {
 		all = append(all, disturbance{"nft flush ruleset", run("nft flush ruleset"), false})
 	}
 	return all
