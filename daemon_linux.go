@@ -5,6 +5,7 @@ import (
 	"errors"
 	"fmt"
 	"log/slog"
+	"math/rand/v2"
 	"net"
 	"net/netip"
 	"os"
@@ -222,7 +223,7 @@ func (h *host) agent(src *source, log *slog.Logger) (*agent.Agent, error) {
 	if err != nil {
 		return nil, err
 	}
-	ports, err := nat.NewBook(h.db, h.holds, time.Now)
+	ports, err := nat.NewBook(h.db, h.holds, time.Now, rand.IntN)
 	if err != nil {
 		return nil, err
 	}

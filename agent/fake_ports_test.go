@@ -3,6 +3,7 @@ package agent_test
 import (
 	"context"
 	"fmt"
+	"math/rand/v2"
 	"slices"
 	"testing"
 
@@ -62,7 +63,7 @@ func (t *translation) text() []string {
 // book is the ports that a store knows, held in the world.
 func (w *world) book(t testing.TB, db *store.DB) *nat.Book {
 	t.Helper()
-	book, err := nat.NewBook(db, &w.holds, w.clock.now)
+	book, err := nat.NewBook(db, &w.holds, w.clock.now, rand.IntN)
 	if err != nil {
 		t.Fatal(err)
 	}

@@ -30,6 +30,7 @@ type Book struct {
 	db    *store.DB
 	holds Holder
 	now   func() time.Time
+	draw  func(below int) int // a number at random
 
 	mu   sync.Mutex
 	kept map[Port]Mapping
@@ -46,10 +47,10 @@ type spot struct {
 
 func (p Port) spot() spot { return spot{p.Proto, p.Number, p.IP.Is4()} }
 
-// NewBook reads the book that db keeps.
-func NewBook(db *store.DB, holds Holder, now func() time.Time) (*Book, error) {
+// NewBook reads the book that db keeps. Ports that nobody names are drawn by draw, such as rand.IntN.
+func NewBook(db *store.DB, holds Holder, now func() time.Time, draw func(below int) int) (*Book, error) {
 	b := &Book{
-		db: db, holds: holds, now: now,
+		db: db, holds: holds, now: now, draw: draw,
 		kept: make(map[Port]Mapping), near: make(map[spot][]Port), busy: make(map[Port]string),
 	}
 	err := db.View(func(tx *store.Tx) error {

@@ -5,7 +5,6 @@ import (
 	"context"
 	"errors"
 	"fmt"
-	"math/rand/v2"
 	"net/netip"
 	"slices"
 	"time"
@@ -31,20 +30,23 @@ func (b *Book) Plan(ctx context.Context, o Order) (*Draft, error) {
 type plan struct {
 	*Draft
 	order Order
-	own   []Mapping // of the owner, as the book has them
-	used  map[Port]bool
+	own   []Mapping     // of the owner, as the book has them
+	used  map[Port]bool // what the draft gives already
 }
 
 func (p *plan) run(ctx context.Context) error {
 	wishes := make([]wish, 0, len(p.order.Specs))
-	for _, s := range p.order.Specs {
+	for i, s := range p.order.Specs {
+		if slices.Contains(p.order.Specs[:i], s) {
+			continue // said twice, it is still one port
+		}
 		w, err := p.order.wish(s)
 		if err != nil {
 			return err
 		}
 		wishes = append(wishes, w)
 	}
-	// Those that name a port choose first: what is left fits those that take any.
+	// Those that name a port choose first, then those that name some: what is left fits those that take any.
 	slices.SortStableFunc(wishes, func(x, y wish) int { return cmp.Compare(free(x), free(y)) })
 	for _, w := range wishes {
 		if err := p.grant(ctx, w); err != nil {
@@ -55,11 +57,12 @@ func (p *plan) run(ctx context.Context) error {
 	return nil
 }
 
+// free is how much choice a wish leaves.
 func free(w wish) int {
 	if w.HostPort == 0 {
-		return 1
+		return 1 << 16
 	}
-	return 0
+	return int(w.HostLast - w.HostPort)
 }
 
 // wish is what a spec means for the families of the order.
@@ -125,11 +128,11 @@ func (p *plan) grantNamed(ctx context.Context, w wish) error {
 func (p *plan) grantAny(ctx context.Context, w wish) error {
 	r := p.order.Random
 	size := int(r.Last) - int(r.First) + 1
-	start := rand.IntN(size)
+	start := p.b.draw(size)
 	for i := range tries + size {
 		n := r.First + uint16((start+max(0, i-tries))%size)
 		if i < tries {
-			n = r.First + uint16(rand.IntN(size))
+			n = r.First + uint16(p.b.draw(size))
 		}
 		if slices.ContainsFunc(p.order.Avoid, func(a Range) bool { return a.has(n) }) || p.known(w.at(n)) {
 			continue
@@ -162,16 +165,11 @@ func (p *plan) rested(w wish) (numbers []uint16) {
 	return numbers
 }
 
-// known tells whether the book has something for these ports.
+// known tells whether the book has something for these ports, or the draft.
 func (p *plan) known(ports []Port) bool {
 	p.b.mu.Lock()
 	defer p.b.mu.Unlock()
-	for _, port := range ports {
-		if len(p.b.near[port.spot()]) > 0 {
-			return true
-		}
-	}
-	return false
+	return slices.ContainsFunc(ports, func(port Port) bool { return p.used[port] || len(p.b.near[port.spot()]) > 0 })
 }
 
 // take makes a number the owner's, in all families of the wish or in none. The error wraps ErrTaken and says whose it is.
@@ -208,8 +206,8 @@ func (p *plan) reserve(w wish, ports []Port) (fresh, drops []Port, err error) {
 	p.b.mu.Lock()
 	defer p.b.mu.Unlock()
 	for _, port := range ports {
-		if owner, taken := p.b.busy[port]; taken && !slices.Contains(p.marked, port) {
-			return nil, nil, fmt.Errorf("%w: %s is being given to %s at this moment", ErrTaken, port, owner)
+		if err := p.contested(port); err != nil {
+			return nil, nil, err
 		}
 		if _, have := p.b.kept[port]; !have {
 			fresh = append(fresh, port)
@@ -219,8 +217,6 @@ func (p *plan) reserve(w wish, ports []Port) (fresh, drops []Port, err error) {
 			switch {
 			case !other.Overlaps(port):
 			case other == port && m.Owner == p.order.Owner && m.Target == w.Port:
-			case p.used[other]:
-				return nil, nil, fmt.Errorf("%w: %s is for port %d of %s already", ErrTaken, port, m.Target, m.Owner)
 			case !p.yields(m):
 				return nil, nil, held(m)
 			case other != port:
@@ -232,6 +228,21 @@ func (p *plan) reserve(w wish, ports []Port) (fresh, drops []Port, err error) {
 		p.markLocked(port, p.order.Owner)
 	}
 	return fresh, drops, nil
+}
+
+// contested tells whether a draft has something that packets to the port could be for: this one or another.
+func (p *plan) contested(port Port) error {
+	for other := range p.used {
+		if other.Overlaps(port) {
+			return fmt.Errorf("%w: %s and %s are asked for together", ErrTaken, other, port)
+		}
+	}
+	for other, owner := range p.b.busy {
+		if other.Overlaps(port) && !slices.Contains(p.marked, other) {
+			return fmt.Errorf("%w: %s is being given to %s at this moment", ErrTaken, other, owner)
+		}
+	}
+	return nil
 }
 
 // yields tells whether a mapping gives way to the order.
