@@ -304,7 +304,7 @@ func (w *world) kernel() agent.Kernel {
 	return agent.Kernel{
 		Devices: &w.devices, Endpoints: &w.endpoints, Neighbours: &w.neighbours, FDB: &w.fdb, Routes: &w.routes,
 		Rules: &w.rules, Members: &w.members, Filter: &w.filter, Insides: beneath{w},
-		NAT:     agent.NATTables{Holds: &w.holds, Ports: &w.ports, Outgoing: &w.outgoing, Forward: &w.forward},
+		NAT:     w.tables(),
 		Sysctls: func(map[string]string) reconcile.Target[string, string] { return &w.sysctls },
 	}
 }
