@@ -1,6 +1,7 @@
 package nettest
 
 import (
+	"bytes"
 	"errors"
 	"fmt"
 	"io"
@@ -154,6 +155,50 @@ func (h *Host) Send(to netip.AddrPort, count int) error {
 		}
 		return nil
 	})
+}
+
+// Echo sends back the datagrams that come to a port of the host, of whatever size, until the test ends.
+func (h *Host) Echo(at netip.AddrPort) {
+	h.t.Helper()
+	c := h.listenUDP(at.Addr(), at.Port())
+	h.t.Cleanup(func() { _ = c.Close() })
+	go answerUDP(c, func(body []byte, _ netip.AddrPort) []byte { return body })
+}
+
+// Large sends a datagram of a size to a port that Echo made, which comes back as it was. It tries three times: of one that
+// is cut, a part may wait too long for a neighbour to be found.
+func (h *Host) Large(to netip.AddrPort, size int) error {
+	var c net.Conn
+	if err := h.Do(func() (err error) {
+		c, err = net.Dial("udp", to.String())
+		return err
+	}); err != nil {
+		return err
+	}
+	defer c.Close()
+	var last error
+	for round := range 3 {
+		message := fill(make([]byte, size), round, 0)
+		if last = exchangeDatagram(c, message); last == nil {
+			return nil
+		}
+	}
+	return fmt.Errorf("%s to %s: a datagram of %d bytes: %w", h.Name, to, size, last)
+}
+
+func exchangeDatagram(c net.Conn, message []byte) error {
+	if err := c.SetDeadline(time.Now().Add(Patience(callTime))); err != nil {
+		return err
+	}
+	if _, err := c.Write(message); err != nil {
+		return err
+	}
+	answer := make([]byte, len(message)+1)
+	n, err := c.Read(answer)
+	if err == nil && !bytes.Equal(answer[:n], message) {
+		err = errors.New("the answer differs from the message")
+	}
+	return err
 }
 
 // refusedBefore tells that an earlier datagram was answered by an ICMP error, which says nothing of this one.

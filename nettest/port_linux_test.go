@@ -44,6 +44,13 @@ func TestAServiceTellsItsNameAndWhoAsks(t *testing.T) {
 			}
 		}
 	}
+	b.Echo(netip.AddrPortFrom(to[0], 90))
+	if err := a.Large(netip.AddrPortFrom(to[0], 90), 8000); err != nil {
+		t.Error(err)
+	}
+	if err := a.Large(netip.AddrPortFrom(to[0], 80), 8000); err == nil {
+		t.Error("what comes back is not what was sent, and nobody says so")
+	}
 	if got, err := a.CallFrom("udp", 5000, netip.AddrPortFrom(to[0], 80)); err != nil || got.Source.Port() != 5000 {
 		t.Errorf("from port 5000: %v, %v", got, err)
 	}
