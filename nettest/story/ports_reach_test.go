@@ -61,6 +61,7 @@ func TestPublishedPortsAreReachedFromEverywhere(t *testing.T) {
 	c := h.gather(t, "tcp", "udp")
 	c.direct, c.tunnelled = h.Node("n2").Attach("direct"), h.Node("n3").Attach("tunnelled")
 	t.Run("and the container sees who asks", func(t *testing.T) { h.checkWays(t, c, "tcp", "udp") })
+	t.Run("with much to say", func(t *testing.T) { h.checkBulk(t, c) })
 	t.Run("by one address only if that is asked for", h.checkOneAddress)
 	t.Run("but not over 127.0.0.1 from elsewhere", func(t *testing.T) { h.checkLoopback(t, c) })
 	t.Run("and the way out is the host's", func(t *testing.T) { h.checkWayOut(t, c) })
@@ -118,6 +119,26 @@ func (w way) works(proto string, port uint16, name string) error {
 		return nil
 	}
 	return last
+}
+
+// checkBulk sends much through a port, by TCP and in datagrams that are cut on the way.
+func (h *harbour) checkBulk(t *testing.T, c crowd) {
+	h.n.Fairlead("publish", c.own.Endpoint, "7001:7001/tcp", "7003:7003/udp")
+	for _, a := range c.own.Addresses() {
+		c.own.Serve(a)
+		c.own.Echo(netip.AddrPortFrom(a, 7003))
+	}
+	for _, from := range []*nettest.Host{h.stranger, h.n.Host, h.Node("n3").Host, c.near.Host, c.direct.Host, c.tunnelled.Host} {
+		for _, a := range addressesOf(h.n) {
+			if _, err := from.Bulk(a, 1<<20, nettest.Patience(10*time.Second)); err != nil {
+				t.Error(err)
+			}
+			if err := from.Large(netip.AddrPortFrom(a, 7003), 8000); err != nil {
+				t.Error(err)
+			}
+		}
+	}
+	h.n.Fairlead("unpublish", c.own.Endpoint, "7001:7001/tcp", "7003:7003/udp")
 }
 
 // checkOneAddress publishes by one address of a host that has several.
