@@ -26,7 +26,7 @@ const (
 func (a *Agent) Publish(ctx context.Context, req PortsRequest) ([]Port, error) {
 	specs, unlock, err := a.begin(ctx, req)
 	if err != nil {
-		return nil, fmt.Errorf("publish: %w", err)
+		return nil, fmt.Errorf("publish for %s: %w", req.Endpoint, err)
 	}
 	defer unlock()
 	r, found, err := a.record(req.Endpoint)
@@ -46,7 +46,7 @@ func (a *Agent) Publish(ctx context.Context, req PortsRequest) ([]Port, error) {
 func (a *Agent) Reserve(ctx context.Context, req PortsRequest) ([]Variable, error) {
 	specs, unlock, err := a.begin(ctx, req)
 	if err != nil {
-		return nil, fmt.Errorf("reserve: %w", err)
+		return nil, fmt.Errorf("reserve for %s: %w", req.Endpoint, err)
 	}
 	defer unlock()
 	r, found, err := a.record(req.Endpoint)
@@ -67,7 +67,7 @@ func (a *Agent) Reserve(ctx context.Context, req PortsRequest) ([]Variable, erro
 func (a *Agent) Unpublish(ctx context.Context, req PortsRequest) ([]Port, error) {
 	specs, unlock, err := a.begin(ctx, req)
 	if err != nil {
-		return nil, fmt.Errorf("unpublish: %w", err)
+		return nil, fmt.Errorf("unpublish for %s: %w", req.Endpoint, err)
 	}
 	defer unlock()
 	draft, err := a.room.Ports.Cancel(req.Endpoint, specs)
