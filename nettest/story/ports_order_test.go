@@ -29,7 +29,13 @@ func (h *harbour) checkAttach(t *testing.T) {
 	if err := same(t, h.n, before); err != nil {
 		t.Error(err)
 	}
-	if err := h.n.Bind("tcp", netip.MustParseAddrPort("0.0.0.0:8099"), nettest.Trick{}); err != nil {
+	var err error
+	for begun := time.Now(); time.Since(begun) < nettest.Patience(soon); time.Sleep(20 * time.Millisecond) {
+		if err = h.n.Bind("tcp", netip.MustParseAddrPort("0.0.0.0:8099"), nettest.Trick{}); err == nil {
+			break
+		}
+	}
+	if err != nil {
 		t.Errorf("a port of an attach that failed: %v", err)
 	}
 	if now := len(show[[]agent.Lease](t, h.n, "leases")); now != leases {
