@@ -57,7 +57,7 @@ type desk struct {
 	db    *store.DB
 	locks *locker
 	now   time.Time
-	seed  uint64
+	dice  *rand.Rand
 }
 
 type fataler interface {
@@ -67,7 +67,7 @@ type fataler interface {
 
 func openDesk(t fataler, dir string, seed uint64) *desk {
 	t.Helper()
-	d := &desk{locks: &locker{others: map[uint16]bool{8002: true}, claimed: make(map[nat.Port]int)}, now: time.Unix(1e9, 0).UTC(), seed: seed}
+	d := &desk{locks: &locker{others: map[uint16]bool{8002: true}, claimed: make(map[nat.Port]int)}, now: time.Unix(1e9, 0).UTC(), dice: rand.New(rand.NewPCG(seed, 1))}
 	var err error
 	if d.db, err = store.Open(context.Background(), filepath.Join(dir, "book.db"), store.Options{}); err != nil {
 		t.Fatalf("open store: %v", err)
@@ -79,9 +79,16 @@ func openDesk(t fataler, dir string, seed uint64) *desk {
 func (d *desk) reopen(t fataler) {
 	t.Helper()
 	var err error
-	if d.Book, err = nat.NewBook(d.db, d.locks, func() time.Time { return d.now }, rand.New(rand.NewPCG(d.seed, 1)).IntN); err != nil {
+	if d.Book, err = nat.NewBook(d.db, d.locks, func() time.Time { return d.now }, d.draw); err != nil {
 		t.Fatalf("read book: %v", err)
 	}
+}
+
+// draw is the same each time for one seed.
+func (d *desk) draw(below int) int {
+	d.locks.mu.Lock()
+	defer d.locks.mu.Unlock()
+	return d.dice.IntN(below)
 }
 
 func (d *desk) order(o nat.Order) error {

@@ -1,11 +1,14 @@
 package nat_test
 
 import (
+	"flag"
 	"fmt"
 	"net/netip"
 	"os"
 	"os/exec"
 	"path/filepath"
+	"runtime"
+	"strconv"
 	"strings"
 	"testing"
 
@@ -18,7 +21,16 @@ import (
 	"github.com/fairlead-net/fairlead/reconcile"
 )
 
-func TestMain(m *testing.M) { goleak.VerifyTestMain(m) }
+// waiting is how many of the tests that mostly wait for a timer may run at once at least.
+const waiting = 8
+
+func TestMain(m *testing.M) {
+	flag.Parse()
+	if runtime.GOMAXPROCS(0) < waiting {
+		_ = flag.Set("test.parallel", strconv.Itoa(waiting))
+	}
+	goleak.VerifyTestMain(m)
+}
 
 // host is a host and the packet filter of its namespace.
 type host struct {

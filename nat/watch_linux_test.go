@@ -21,47 +21,53 @@ func stirred(s *nat.Sets, within time.Duration) bool {
 	}
 }
 
-// TestWhatOthersDoToTheSetsIsTold: the kernel says nothing of it. What we do ourselves is no news.
+// TestWhatOthersDoToTheSetsIsTold: the kernel says nothing of it. What we do ourselves is no news. These tests mostly wait,
+// each in a namespace of its own, so they wait together.
 func TestWhatOthersDoToTheSetsIsTold(t *testing.T) {
-	h := newHost(t)
-	h.Run("ipset", "create", "others", "hash:ip")
-	sets := h.k.Sets()
-	table := reconcile.NewTable("source", sets)
-	for _, n := range []int{0, 3, 300, 2, 3} {
-		settle(t, table, members(n))
-	}
-	h.Run("ipset", "add", "others", "203.0.113.9")
-	if stirred(sets, 2500*time.Millisecond) {
-		t.Error("poked, and nobody did anything to our sets")
-	}
+	t.Parallel()
 	for _, hand := range []string{
 		"flush", "flush fairlead-peers6", "del fairlead-peers4 192.0.0.1", "destroy fairlead-peers6", "destroy",
 		"add fairlead-peers6 2001:db8::77",
 	} {
-		h.Run(append([]string{"ipset"}, strings.Fields(hand)...)...)
-		if !stirred(sets, 3*time.Second) {
-			t.Errorf("no poke for %s", hand)
-		}
-		// Until it is listed again there is nothing more to tell.
-		if stirred(sets, 1500*time.Millisecond) {
-			t.Errorf("poked twice for %s", hand)
-		}
-		if r := settle(t, table, members(3)); r.Total() == 0 {
-			t.Errorf("nothing mended after %s", hand)
-		}
-	}
-	// A new daemon puts nothing, since all is there, and is told all the same.
-	again := open(t, h.Host).Sets()
-	_, err := again.List(t.Context())
-	must(t, err)
-	h.Run("ipset", "flush", peers4)
-	if !stirred(again, 3*time.Second) {
-		t.Error("no poke for who has only listed")
+		t.Run(hand, func(t *testing.T) {
+			t.Parallel()
+			h := newHost(t)
+			h.Run("ipset", "create", "others", "hash:ip")
+			sets := h.k.Sets()
+			table := reconcile.NewTable("source", sets)
+			for _, n := range []int{0, 3, 300, 2, 3} {
+				settle(t, table, members(n))
+			}
+			h.Run("ipset", "add", "others", "203.0.113.9")
+			if stirred(sets, 2500*time.Millisecond) {
+				t.Error("poked, and nobody did anything to our sets")
+			}
+			h.Run(append([]string{"ipset"}, strings.Fields(hand)...)...)
+			if !stirred(sets, 3*time.Second) {
+				t.Errorf("no poke for %s", hand)
+			}
+			// Until it is listed again there is nothing more to tell.
+			if stirred(sets, 1500*time.Millisecond) {
+				t.Errorf("poked twice for %s", hand)
+			}
+			if r := settle(t, table, members(3)); r.Total() == 0 {
+				t.Errorf("nothing mended after %s", hand)
+			}
+			// A new daemon puts nothing, since all is there, and is told all the same.
+			again := open(t, h.Host).Sets()
+			_, err := again.List(t.Context())
+			must(t, err)
+			h.Run("ipset", "flush", peers4)
+			if !stirred(again, 3*time.Second) {
+				t.Error("no poke for who has only listed")
+			}
+		})
 	}
 }
 
 // TestNobodyWatchesSetsThatAreNotWanted: with the last of ours goes whoever looks.
 func TestNobodyWatchesSetsThatAreNotWanted(t *testing.T) {
+	t.Parallel()
 	h := newHost(t)
 	sets := h.k.Sets()
 	table := reconcile.NewTable("source", sets)
@@ -82,6 +88,7 @@ func TestNobodyWatchesSetsThatAreNotWanted(t *testing.T) {
 // TestSetsAreWatchedWhileTheyChange has many members come and go for some seconds, in which nobody else does a thing, and
 // the kernel closed in the middle of it.
 func TestSetsAreWatchedWhileTheyChange(t *testing.T) {
+	t.Parallel()
 	h := newHost(t)
 	var k *nat.Kernel
 	must(t, h.Do(func() (err error) { k, err = nat.Open(); return err }))
