@@ -22,6 +22,7 @@ func (h *harbour) checkAttach(t *testing.T) {
 	h.n.Attach("first", "--publish", "8080:80")
 	before, other := rows(t, h.n), nettest.NewHost(t, "third")
 	leases := len(show[[]agent.Lease](t, h.n, "leases"))
+	time.Sleep(500 * time.Millisecond) // no pass is due that would clear up for another reason
 	r := h.n.CLI("attach", "third", "--netns", other.Path, "--publish", "8099:80", "--publish", "8080:80")
 	if r.Code != 1 || !strings.Contains(r.Stderr, "first") {
 		t.Errorf("attach with a port of another: exit code %d: %s", r.Code, r.Stderr)
