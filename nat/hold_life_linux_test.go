@@ -2,6 +2,7 @@ package nat_test
 
 import (
 	"bufio"
+	"context"
 	"errors"
 	"fmt"
 	"math/rand/v2"
@@ -24,24 +25,25 @@ import (
 
 const holderDir = "FAIRLEAD_TEST_HOLDER" // tells the holder where to pin
 
-// TestHolder is another process: it claims 8000/tcp, says why that is weak, and waits for its end.
-func TestHolder(t *testing.T) {
-	dir := os.Getenv(holderDir)
-	if dir == "" {
-		t.Skip("this process is no holder: " + holderDir + " is not set")
-	}
+// hold is what another process does: it claims 8000/tcp, says why that is weak, and waits for its end.
+func hold(dir string) error {
 	k, err := nat.Open()
-	must(t, err)
+	if err != nil {
+		return err
+	}
 	holds := k.Holds(dir)
-	must(t, holds.Claim(t.Context(), port("0.0.0.0:8000", "tcp"), port("[::]:8000", "tcp")))
+	if err := holds.Claim(context.Background(), port("0.0.0.0:8000", "tcp"), port("[::]:8000", "tcp")); err != nil {
+		return err
+	}
 	fmt.Printf("holds, weak=%q\n", holds.Weak())
 	time.Sleep(time.Minute)
+	return nil
 }
 
 // killedHolder has another process claim 8000/tcp on the host, and kills it.
 func killedHolder(t *testing.T, h host, dir string) (said string) {
 	t.Helper()
-	child := exec.CommandContext(t.Context(), "nsenter", "--net="+h.Path, "--", os.Args[0], "-test.run=^TestHolder$")
+	child := exec.CommandContext(t.Context(), "nsenter", "--net="+h.Path, "--", os.Args[0])
 	child.Env = append(os.Environ(), holderDir+"="+dir)
 	out, err := child.StdoutPipe()
 	must(t, err)

@@ -25,6 +25,12 @@ import (
 const waiting = 8
 
 func TestMain(m *testing.M) {
+	if dir := os.Getenv(holderDir); dir != "" {
+		if err := hold(dir); err != nil {
+			fmt.Println(err)
+		}
+		return
+	}
 	flag.Parse()
 	if runtime.GOMAXPROCS(0) < waiting {
 		_ = flag.Set("test.parallel", strconv.Itoa(waiting))

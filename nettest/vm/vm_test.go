@@ -40,6 +40,7 @@ var machines = []struct {
 		{name: "drift, auto", room: "nettest/story", tests: drift, env: auto, limit: 8 * time.Minute},
 		{name: "sizes, auto", room: "nettest/story", tests: sizes, env: auto, limit: 4 * time.Minute},
 		{name: "guard, auto", room: "nettest/story", tests: guard, env: auto, limit: 6 * time.Minute},
+		{name: "held ports of SCTP", room: "nat", tests: "SCTP", limit: 3 * time.Minute},
 		{name: "ports of SCTP", room: "nettest/story", tests: sctp, env: auto, limit: 4 * time.Minute},
 	}, panics},
 	{"stories", []job{
