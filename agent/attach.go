@@ -204,7 +204,9 @@ func (a *Agent) commit(ctx context.Context, req AttachRequest, r, old record) (r
 		return r, nil, err
 	}
 	r, err = a.lease(ctx, r, draft, wanted)
-	draft.End(err)
+	if draft.End(err); err != nil {
+		a.ask() // the next pass lets go of what was held for it
+	}
 	return r, draft, err
 }
 

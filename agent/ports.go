@@ -125,6 +125,7 @@ func (a *Agent) order(ctx context.Context, o nat.Order) error {
 		return err
 	}
 	if err := draft.Commit(ctx); err != nil {
+		a.ask() // the next pass lets go of what was held for it
 		return err
 	}
 	if err := a.mapped(ctx, o.Owner); err != nil {
@@ -142,7 +143,11 @@ func (a *Agent) plan(ctx context.Context, o nat.Order) (*nat.Draft, error) {
 	if err := a.drawFrom(&o, random); err != nil {
 		return nil, err
 	}
-	return a.room.Ports.Plan(ctx, o)
+	draft, err := a.room.Ports.Plan(ctx, o)
+	if err != nil {
+		a.ask() // the next pass lets go of what was held before it failed
+	}
+	return draft, err
 }
 
 // drawFrom tells an order where ports come from that nobody named.

@@ -80,9 +80,11 @@ func firewall(n *nettest.Node) {
 // oursIn is what Fairlead may add to a host's kernel, and what changes there because it turns forwarding on: the kernel
 // then takes no redirects, and answers on every link as a router to its anycast addresses (RFC 4291 section 2.6.1).
 func oursIn() (added, set *regexp.Regexp) {
-	return regexp.MustCompile(`\bfl(vxlan6?|ipip|gre|[0-9a-f]{10})\b|\bproto 88\b|\bFAIRLEAD-INPUT\b|\bfairlead-[a-z]+[46]\b|-save: (\*filter|:(INPUT|FORWARD|OUTPUT) ACCEPT|COMMIT)$`),
+	return regexp.MustCompile(`\bfl(vxlan6?|ipip|gre|[0-9a-f]{10})\b|\bproto 88\b|\bFAIRLEAD-[A-Z]+(-[a-z0-9-]+)?\b|\bfairlead-[a-z]+[46]\b|` +
+			`-save: (\*(filter|nat)|:(INPUT|FORWARD|OUTPUT|PREROUTING|POSTROUTING) ACCEPT|COMMIT)$`),
 		regexp.MustCompile(`^sysctl: net/ipv4/ip_forward|^sysctl: net/ipv[46]/conf/[^/]+/forwarding|` +
 			`^sysctl: net/ipv4/conf/all/accept_redirects|` +
+			`^sysctl: net/ipv4/(conf/eth0/rp_filter|ip_local_reserved_ports)|` + // for ports that are published
 			`^ip -6: anycast \S+ dev \S+ table local proto kernel|^bridge fdb: 33:33:(00:00:00:02|ff:00:00:00) `)
 }
 
@@ -108,7 +110,7 @@ func TestForeignStateIsNeverTouched(t *testing.T) {
 	l.Start()
 	untouched(t, "after the start", before, n.State())
 
-	c := n.Attach("n1a")
+	c := n.Attach("n1a", "--publish", "8080:80")
 	c.Batch("link add mine type bridge", "address add 203.0.113.99/24 dev mine", "link set mine up",
 		"route add 203.0.113.128/25 via 169.254.1.1", "-6 route add 2001:db8:f::/48 via fe80::1 dev eth0", "rule add fwmark 7 lookup 7")
 	c.Run("iptables", "-A", "INPUT", "-s", "203.0.113.66", "-j", "DROP")
@@ -158,7 +160,7 @@ func TestUninstallWorksWithoutADaemon(t *testing.T) {
 	n := l.Node("n1")
 	before := n.State()
 	l.Start()
-	c := n.Attach("n1a")
+	c := n.Attach("n1a", "--publish", "8080:80", "--publish", "53/udp")
 	n.Kill()
 	n.Fairlead("uninstall", "--config", n.ConfigFile())
 	nothingLeft(t, before, n.State())
