@@ -73,9 +73,12 @@ func (a *Agent) Attach(ctx context.Context, req AttachRequest) (e Endpoint, fres
 	if err != nil {
 		return e, false, fmt.Errorf("attach %s: %w", req.Name, err)
 	}
-	if err := a.realize(ctx, r); err != nil {
-		if !found {
-			err = errors.Join(err, a.takeBack(ctx, r.Name), a.revoke(ctx, draft))
+	if err := a.realize(ctx, r, draft); err != nil {
+		switch {
+		case !found:
+			err = errors.Join(err, a.revoke(ctx, draft), a.takeBack(ctx, r.Name))
+		case old.NSInode == r.NSInode: // it goes on as it was; who takes a place keeps all of it
+			err = errors.Join(err, a.revoke(ctx, draft))
 		}
 		return e, false, fmt.Errorf("attach %s: %w", req.Name, err)
 	}
@@ -204,8 +207,8 @@ func (a *Agent) commit(ctx context.Context, req AttachRequest, r, old record) (r
 		return r, nil, err
 	}
 	r, err = a.lease(ctx, r, draft, wanted)
-	if draft.End(err); err != nil {
-		a.ask() // the next pass lets go of what was held for it
+	if draft.End(err); err == nil {
+		a.tellTaken(draft, r.Name)
 	}
 	return r, draft, err
 }
@@ -217,8 +220,8 @@ func (a *Agent) lease(ctx context.Context, r record, draft *nat.Draft, wanted []
 		next := a.state.passed
 		a.mu.Unlock()
 		_, err := a.room.Ledger.LeaseWith(ctx, func(tx *store.Tx, leases []Lease) error {
-			if gone, err := leaving(tx); err != nil || gone { // begun since: it would not know of this endpoint
-				return errors.Join(errLeaving, err)
+			if err := a.staying(tx); err != nil {
+				return err
 			}
 			r.Addresses = r.Addresses[:0]
 			for _, l := range leases {
@@ -279,13 +282,13 @@ func (a *Agent) requests(req AttachRequest, old record) (all []ipam.Request, fam
 }
 
 // realize waits until the kernel has all of an endpoint, and says what is in the way if it has not.
-func (a *Agent) realize(ctx context.Context, r record) error {
+func (a *Agent) realize(ctx context.Context, r record, draft *nat.Draft) error {
 	o, err := a.after(ctx, a.ask())
 	if err != nil {
 		return err
 	}
 	hostIf := endpoint.HostIf(r.Name)
-	err = errors.Join(o.trouble(hostIf, r.Addresses...), o.portTrouble(a.room.Ports.Of(r.Name)))
+	err = errors.Join(o.trouble(hostIf, r.Addresses...), o.portTrouble(a.room.Ports.Of(r.Name), draft))
 	if errors.Is(err, endpoint.ErrGone) {
 		err = fmt.Errorf("%w: %w", ErrConflict, err)
 	}

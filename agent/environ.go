@@ -24,11 +24,11 @@ const backend = "iptables"
 
 // Ports lists every port of this host that an endpoint has, or can have, by endpoint.
 func (a *Agent) Ports() []Port {
-	there := make(map[string]bool)
+	there := make(map[string][]netip.Addr)
 	// Without the store a port is shown as reserved; nobody is told less of it.
 	_ = a.room.DB.View(func(tx *store.Tx) error {
 		for _, r := range endpoints().All(tx) {
-			there[r.Name] = true
+			there[r.Name] = r.Addresses
 		}
 		return nil
 	})
@@ -37,12 +37,13 @@ func (a *Agent) Ports() []Port {
 
 // portsOf is those of one endpoint.
 func (a *Agent) portsOf(name string) []Port {
-	_, found, err := a.record(name)
-	return showPorts(a.room.Ports.Of(name), name, map[string]bool{name: found && err == nil})
+	r, _, _ := a.record(name) // without the store, as in Ports
+	return showPorts(a.room.Ports.Of(name), name, map[string][]netip.Addr{name: r.Addresses})
 }
 
-// showPorts is mappings as the API tells them: those of an owner, or all when that is empty.
-func showPorts(all []nat.Mapping, owner string, there map[string]bool) []Port {
+// showPorts is mappings as the API tells them: those of an owner, or all when that is empty. A port is mapped when there is
+// an endpoint with an address of its family.
+func showPorts(all []nat.Mapping, owner string, there map[string][]netip.Addr) []Port {
 	ports := []Port{}
 	for _, m := range all {
 		if owner != "" && m.Owner != owner {
@@ -55,7 +56,7 @@ func showPorts(all []nat.Mapping, owner string, there map[string]bool) []Port {
 		switch {
 		case m.Resting():
 			p.State = portResting
-		case there[m.Owner]:
+		case slices.ContainsFunc(there[m.Owner], func(a netip.Addr) bool { return a.Is4() == m.Port.IP.Is4() }):
 			p.State = portMapped
 		}
 		ports = append(ports, p)
@@ -93,7 +94,8 @@ func (a *Agent) hostAddresses() []netip.Addr {
 	return all
 }
 
-// environment names a port of the endpoint once: by the lowest port of the host that leads there.
+// environment names a port of the endpoint once: by the lowest port of the host that leads there by the addresses that are
+// told. One that is published on another address alone is told with that.
 func environment(ports []Port, host []netip.Addr) []Variable {
 	all := []Variable{}
 	for i, ip := range host {
@@ -103,11 +105,25 @@ func environment(ports []Port, host []netip.Addr) []Variable {
 		}
 		all = append(all, Variable{name, ip.String()})
 	}
-	for _, p := range ports {
+	known := make(map[string]bool)
+	tell := func(p Port, told bool) {
 		v := Variable{fmt.Sprintf("FAIRLEAD_PORT_%d_%s", p.Port, strings.ToUpper(p.Proto)), strconv.Itoa(int(p.HostPort))}
-		if !slices.ContainsFunc(all, func(o Variable) bool { return o.Name == v.Name }) {
-			all = append(all, v)
+		if known[v.Name] {
+			return
 		}
+		known[v.Name] = true
+		if all = append(all, v); !told {
+			all = append(all, Variable{v.Name + "_IP", p.HostIP.String()})
+		}
+	}
+	here := func(p Port) bool { return p.HostIP.IsUnspecified() || slices.Contains(host, p.HostIP) }
+	for _, p := range ports {
+		if here(p) {
+			tell(p, true)
+		}
+	}
+	for _, p := range ports {
+		tell(p, here(p))
 	}
 	return all
 }

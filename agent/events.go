@@ -216,7 +216,7 @@ func merge[T any](old, now []T, compare func(a, b T) int, each func(old, now *T)
 }
 
 func (d *difference) tellEndpoint(word string, r record) {
-	view := showEndpoint(r, d.o.in.cfg.Node.Name, showPorts(d.o.in.mappings, r.Name, map[string]bool{r.Name: true}))
+	view := showEndpoint(r, d.o.in.cfg.Node.Name, showPorts(d.o.in.mappings, r.Name, map[string][]netip.Addr{r.Name: r.Addresses}))
 	d.tell(Event{Event: word, Endpoint: &view})
 }
 

@@ -42,6 +42,8 @@ func (h *binds) Settle(ports ...nat.Port) {
 	h.left -= len(ports)
 }
 
+func (h *binds) Release(ports ...nat.Port) { h.Settle(ports...) }
+
 func (h *binds) Weak() string { return "" }
 
 // translation is what a host translates addresses by, in memory.

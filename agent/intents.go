@@ -70,6 +70,7 @@ func (a *Agent) adopt(ctx context.Context, cfg Config) error {
 	}
 	draft, err := a.configure(ctx, cfg)
 	if err != nil {
+		draft.End(err)
 		return err
 	}
 	if err := a.adoptRooms(old, cfg); err != nil {
@@ -183,7 +184,6 @@ func (a *Agent) forget(ctx context.Context, in *inputs) error {
 	for i, r := range in.records {
 		names[i] = r.Name
 	}
-	draft := a.room.Ports.Forget()
 	err := a.room.Ledger.ReleaseAll(ctx, names, func(tx *store.Tx) error {
 		wanted, err := leaving(tx)
 		if err == nil && !wanted {
@@ -198,9 +198,11 @@ func (a *Agent) forget(ctx context.Context, in *inputs) error {
 		for path := range in.known {
 			err = errors.Join(err, sysctls().Delete(tx, path))
 		}
-		return errors.Join(err, draft.Write(tx), intents().Delete(tx, intentUninstall))
+		return errors.Join(err, a.room.Ports.Forget(tx), intents().Delete(tx, intentUninstall))
 	})
-	draft.End(err)
+	if err == nil {
+		a.room.Ports.Clear()
+	}
 	return err
 }
 

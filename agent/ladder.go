@@ -2,6 +2,7 @@ package agent
 
 import (
 	"context"
+	"fmt"
 	"net/netip"
 
 	"github.com/fairlead-net/fairlead/endpoint"
@@ -91,6 +92,7 @@ type ladder struct {
 // What reports call some tables.
 const (
 	tableRoute = "route"
+	tableHold  = "hold"
 	tablePort  = "port"
 )
 
@@ -103,12 +105,12 @@ func newLadder(k Kernel, speaker Speaker, p *patrol) *ladder {
 		endpoints:  reconcile.NewTable("endpoint", k.Endpoints).Alone(),
 		insides:    reconcile.NewTable("inside", reconcile.Target[string, endpoint.Row](p)).Alone(),
 		sysctls:    reconcile.NewTable("sysctl", reconcile.Target[string, string](s)).Alone(),
-		loopback:   reconcile.NewTable("loopback", reconcile.Target[string, string](own)).Alone(),
+		loopback:   reconcile.NewTable("loopback", reconcile.Target[string, string](fenced{own, k.Filter})).Alone(),
 		neighbours: reconcile.NewTable("neighbour", k.Neighbours),
 		fdb:        reconcile.NewTable("fdb", k.FDB),
 		routes:     reconcile.NewTable(tableRoute, k.Routes),
 		rules:      reconcile.NewTable("rule", k.Rules),
-		holds:      reconcile.NewTable("hold", reconcile.Target[nat.Port, nat.Fault](k.NAT.Holds)).Alone(),
+		holds:      reconcile.NewTable(tableHold, reconcile.Target[nat.Port, nat.Fault](k.NAT.Holds)).Alone(),
 		ports:      reconcile.NewTable(tablePort, reconcile.Target[nat.Port, nat.Rule](k.NAT.Ports)).Alone(),
 		outgoing:   reconcile.NewTable("outgoing", reconcile.Target[nat.EntryKey, nat.Entry](k.NAT.Outgoing)).Alone(),
 		forward:    reconcile.NewTable("forward", reconcile.Target[nat.EntryKey, nat.Entry](k.NAT.Forward)).Alone(),
@@ -198,6 +200,24 @@ func (p *parameters) List(ctx context.Context) (map[string]string, error) {
 
 func (p *parameters) Put(ctx context.Context, path, value string) error {
 	return p.of(p.want).Put(ctx, path, value)
+}
+
+// fenced is the parameters that let containers' packets come near to what listens on 127.0.0.0/8: none is set before the
+// rule is at work that keeps them out.
+type fenced struct {
+	*parameters
+	by Filter
+}
+
+func (f fenced) Put(ctx context.Context, path, value string) error {
+	rows, err := f.by.List(ctx)
+	if err != nil {
+		return fmt.Errorf("look for the guard of 127.0.0.0/8: %w", err)
+	}
+	if guard, there := rows[nat.LoopbackGuard()]; !there || guard.Fault != "" {
+		return fmt.Errorf("%w: the guard of 127.0.0.0/8 is not at work", reconcile.ErrWaits)
+	}
+	return f.parameters.Put(ctx, path, value)
 }
 
 // Delete has nothing to do: a parameter has a value always, and its old one is wanted like any other.

@@ -1,6 +1,7 @@
 package agent
 
 import (
+	"cmp"
 	"context"
 	"errors"
 	"fmt"
@@ -242,7 +243,8 @@ func (a *Agent) metadataHandler() http.Handler {
 	return mux
 }
 
-// variables are the same as lines for a shell or an environment file. A label with a line break in it loses that.
+// variables are the same as lines for a shell or an environment file. A label with a line break in it loses that, and of
+// two whose keys differ in signs only one is told.
 func (s Self) variables() []Variable {
 	all := []Variable{{"FAIRLEAD_NAME", s.Name}, {"FAIRLEAD_NODE", s.Node}}
 	for _, ip := range s.Addresses {
@@ -257,7 +259,10 @@ func (s Self) variables() []Variable {
 	for k, v := range s.Labels {
 		labels = append(labels, Variable{"FAIRLEAD_LABEL_" + shellName(k), graphic(v)})
 	}
-	slices.SortFunc(labels, func(x, y Variable) int { return strings.Compare(x.Name, y.Name) })
+	slices.SortFunc(labels, func(x, y Variable) int {
+		return cmp.Or(strings.Compare(x.Name, y.Name), strings.Compare(x.Value, y.Value))
+	})
+	labels = slices.CompactFunc(labels, func(x, y Variable) bool { return x.Name == y.Name })
 	return append(all, labels...)
 }
 

@@ -124,14 +124,31 @@ func (a *Agent) order(ctx context.Context, o nat.Order) error {
 	if err != nil {
 		return err
 	}
-	if err := draft.Commit(ctx); err != nil {
-		a.ask() // the next pass lets go of what was held for it
+	err = a.room.DB.Update(ctx, func(tx *store.Tx) error { return errors.Join(a.staying(tx), draft.Write(tx)) })
+	if draft.End(err); err != nil {
 		return err
 	}
-	if err := a.mapped(ctx, o.Owner); err != nil {
+	a.tellTaken(draft, o.Owner)
+	if err := a.mapped(ctx, o.Owner, draft); err != nil {
 		return errors.Join(err, a.revoke(ctx, draft))
 	}
 	return nil
+}
+
+// staying refuses what an uninstall that was begun meanwhile would not know of.
+func (a *Agent) staying(tx *store.Tx) error {
+	gone, err := leaving(tx)
+	if err == nil && gone {
+		err = errLeaving
+	}
+	return errors.Join(err, a.open())
+}
+
+// tellTaken logs whose ports an endpoint was given since theirs was gone: they will not come back to them.
+func (a *Agent) tellTaken(draft *nat.Draft, to string) {
+	for _, was := range draft.Dispossessed() {
+		a.room.Log.Info("port taken over", "port", was.Port, "from", was.Owner, "to", to)
+	}
 }
 
 // plan has the book find ports. Those that nobody named come from the config's range, or else from where any program may
@@ -143,11 +160,7 @@ func (a *Agent) plan(ctx context.Context, o nat.Order) (*nat.Draft, error) {
 	if err := a.drawFrom(&o, random); err != nil {
 		return nil, err
 	}
-	draft, err := a.room.Ports.Plan(ctx, o)
-	if err != nil {
-		a.ask() // the next pass lets go of what was held before it failed
-	}
-	return draft, err
+	return a.room.Ports.Plan(ctx, o)
 }
 
 // drawFrom tells an order where ports come from that nobody named.
@@ -188,26 +201,27 @@ func number(text string) uint16 {
 }
 
 // mapped waits until the kernel has all ports of an endpoint, and says what is in the way if it has not.
-func (a *Agent) mapped(ctx context.Context, name string) error {
+func (a *Agent) mapped(ctx context.Context, name string, draft *nat.Draft) error {
 	o, err := a.after(ctx, a.ask())
 	if err != nil {
 		return err
 	}
-	return o.portTrouble(a.room.Ports.Of(name))
+	return o.portTrouble(a.room.Ports.Of(name), draft)
 }
 
-// portTrouble is what the pass could not do for ports.
-func (o *outcome) portTrouble(all []nat.Mapping) error {
+// portTrouble is what the pass could not do for ports: to let packets in to any of them, to hold those that a draft has
+// added. One that another program took while no daemon ran is no fault of who asks now.
+func (o *outcome) portTrouble(all []nat.Mapping, draft *nat.Draft) error {
 	if o.err != nil || len(all) == 0 {
 		return o.err
 	}
-	keys := map[string]bool{"": true} // the whole table
+	rows, held := map[string]bool{"": true}, map[string]bool{"": true} // "" is the whole table
 	for _, m := range all {
-		keys[m.Port.String()] = true
+		rows[m.Port.String()], held[m.Port.String()] = true, draft.Adds(m.Port)
 	}
 	var errs []error
 	for _, f := range slices.Concat(o.report.Failures, o.report.Waiting) {
-		if f.Table == tablePort && keys[f.Key] {
+		if f.Table == tablePort && rows[f.Key] || f.Table == tableHold && held[f.Key] {
 			errs = append(errs, f.Err)
 		}
 	}
@@ -218,8 +232,7 @@ func (o *outcome) portTrouble(all []nat.Mapping) error {
 func (a *Agent) revoke(ctx context.Context, draft *nat.Draft) error {
 	ctx, cancel := context.WithTimeout(context.WithoutCancel(ctx), undoPatience)
 	defer cancel()
-	back := draft.Reverse()
-	if err := back.Commit(ctx); err != nil {
+	if err := draft.Reverse().Commit(ctx); err != nil {
 		return fmt.Errorf("take ports back: %w", err)
 	}
 	a.ask()
@@ -284,28 +297,28 @@ func (a *Agent) keepPorts(ctx context.Context, in inputs) (changed bool, err err
 		}
 		defer unlock()
 	}
-	if draft, err = a.configure(ctx, in.cfg); err == nil {
-		changed = changed || !draft.Empty()
-		err = draft.Commit(ctx)
+	draft, lacking := a.configure(ctx, in.cfg)
+	changed = changed || !draft.Empty()
+	if err := draft.Commit(ctx); err != nil {
+		return false, fmt.Errorf("publish what the config names: %w", err)
 	}
 	a.mu.Lock()
 	defer a.mu.Unlock()
-	a.state.unpublished = err
+	a.state.unpublished = lacking
 	return changed, nil
 }
 
-// configure drafts the ports that the config fixes.
-func (a *Agent) configure(ctx context.Context, cfg Config) (*nat.Draft, error) {
+// configure drafts the ports that the config fixes, and says which can not be had.
+func (a *Agent) configure(ctx context.Context, cfg Config) (draft *nat.Draft, lacking error) {
 	orders := make([]nat.Order, len(cfg.NAT.Published))
+	var errs []error
 	for i, p := range cfg.NAT.Published {
 		orders[i] = nat.Order{Owner: p.Endpoint, Specs: p.Specs, Families: poolFamilies(cfg.Pools)}
-		if err := a.drawFrom(&orders[i], cfg.NAT.Random); err != nil {
-			return nil, err
-		}
+		errs = append(errs, a.drawFrom(&orders[i], cfg.NAT.Random))
 	}
 	draft, err := a.room.Ports.Configure(ctx, orders)
-	if err != nil {
-		return nil, fmt.Errorf("publish what [[endpoint]] names: %w", err)
+	if err = errors.Join(append(errs, err)...); err != nil {
+		err = fmt.Errorf("publish what [[endpoint]] names: %w", err)
 	}
-	return draft, nil
+	return draft, err
 }

@@ -170,6 +170,34 @@ func TestReservedBeforeTheContainerIsThere(t *testing.T) {
 	}
 }
 
+func TestAnApplicationIsToldOfWhatItsAddressLeadsTo(t *testing.T) {
+	h := newHarbour(t, nil)
+	h.attach(t, "web", h.web, "127.0.0.1:70:90", "9090:90", "127.0.0.1:71:91")
+	want := []agent.Variable{
+		{Name: "FAIRLEAD_HOST_IP", Value: "192.0.2.1"}, {Name: "FAIRLEAD_PORT_90_TCP", Value: "9090"},
+		{Name: "FAIRLEAD_PORT_91_TCP", Value: "71"}, {Name: "FAIRLEAD_PORT_91_TCP_IP", Value: "127.0.0.1"},
+	}
+	if env, err := h.Environment("web"); err != nil || !slices.Equal(env, want) {
+		t.Errorf("told %v, %v", env, err)
+	}
+}
+
+func TestNoLinkTakesPacketsToLoopbackUnguarded(t *testing.T) {
+	h := newHarbour(t, nil)
+	h.w.filter.mu.Lock()
+	h.w.filter.refuse = func(nat.EntryKey) error { return errors.New("no iptables") }
+	h.w.filter.mu.Unlock()
+	h.attach(t, "web", h.web, "8080:80")
+	set := func() bool { return strings.Contains(strings.Join(h.w.sysctls.text(""), " "), "route_localnet") }
+	if set() {
+		t.Error("a link takes packets to 127.0.0.0/8, and there is no guard")
+	}
+	h.w.filter.mu.Lock()
+	h.w.filter.refuse = nil
+	h.w.filter.mu.Unlock()
+	eventually(t, "set once the guard is there", set)
+}
+
 func TestPublishedByTheConfig(t *testing.T) {
 	specs := func(text string) []nat.Spec {
 		all, err := nat.ParseSpec(text)

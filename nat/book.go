@@ -21,7 +21,8 @@ var (
 // Holder keeps other programs from binding ports.
 type Holder interface {
 	Claim(ctx context.Context, ports ...Port) error // all or none
-	Settle(ports ...Port)                           // what becomes of a claim is decided
+	Settle(ports ...Port)                           // the claimed ports are kept
+	Release(ports ...Port)                          // they are not, and are free again
 }
 
 // Book knows who has which port of this host. What it has is on the disk; what is being decided is in drafts. Its methods
@@ -157,7 +158,11 @@ func (d *Draft) End(err error) {
 		delete(d.b.busy, p)
 	}
 	d.b.mu.Unlock()
-	d.b.holds.Settle(d.claimed...)
+	if err == nil {
+		d.b.holds.Settle(d.claimed...)
+	} else {
+		d.b.holds.Release(d.claimed...)
+	}
 	d.marked, d.claimed = nil, nil
 }
 
@@ -167,16 +172,48 @@ func (d *Draft) remember(p Port) {
 	}
 }
 
-// Reverse is the draft that takes back one that was committed, before anybody else has changed what it did.
+// Reverse is the draft that takes back one that was committed, as far as nobody has changed since what it did.
 func (d *Draft) Reverse() *Draft {
 	back := d.b.draft()
-	back.puts = d.before
+	d.b.mu.Lock()
+	defer d.b.mu.Unlock()
 	for _, m := range d.puts {
-		if !slices.ContainsFunc(d.before, func(was Mapping) bool { return was.Port == m.Port }) {
+		old := slices.IndexFunc(d.before, func(was Mapping) bool { return was.Port == m.Port })
+		switch {
+		case d.b.kept[m.Port] != m || !back.markLocked(m.Port, m.Owner):
+		case old >= 0:
+			back.puts = append(back.puts, d.before[old])
+		default:
 			back.drops = append(back.drops, m.Port)
 		}
 	}
+	for _, was := range d.before {
+		if slices.Contains(d.drops, was.Port) && !d.b.inTheWay(was.Port, back.drops) && back.markLocked(was.Port, was.Owner) {
+			back.puts = append(back.puts, was)
+		}
+	}
 	return back
+}
+
+// inTheWay tells whether the book has a port for the same packets, besides those that go.
+func (b *Book) inTheWay(p Port, going []Port) bool {
+	return slices.ContainsFunc(b.near[p.spot()], func(o Port) bool { return o.Overlaps(p) && !slices.Contains(going, o) })
+}
+
+// Dispossessed are the mappings of others that a committed draft has put its own in the place of.
+func (d *Draft) Dispossessed() (all []Mapping) {
+	for _, was := range d.before {
+		if len(d.puts) > 0 && was.Owner != d.puts[0].Owner {
+			all = append(all, was)
+		}
+	}
+	return all
+}
+
+// Adds tells whether a port is new by the draft.
+func (d *Draft) Adds(p Port) bool {
+	return slices.ContainsFunc(d.puts, func(m Mapping) bool { return m.Port == p }) &&
+		!slices.ContainsFunc(d.before, func(was Mapping) bool { return was.Port == p })
 }
 
 // Commit writes the draft in a transaction of its own and ends it.
@@ -194,7 +231,7 @@ func (d *Draft) Commit(ctx context.Context) error {
 func (b *Book) Rest(owner string) *Draft {
 	d, now := b.draft(), b.now().Round(0).UTC()
 	for _, m := range b.Of(owner) {
-		if !m.Resting() && m.Origin != OriginConfig {
+		if !m.Resting() && m.Origin != OriginConfig && d.mark(m) {
 			m.Rests = now
 			d.puts = append(d.puts, m)
 		}
@@ -202,31 +239,44 @@ func (b *Book) Rest(owner string) *Draft {
 	return d
 }
 
-// Forget drops everything, whoever asked for it.
-func (b *Book) Forget() *Draft {
-	d := b.draft()
-	for _, m := range b.All() {
-		d.drops = append(d.drops, m.Port)
+// Forget drops everything from the disk, whoever asked for it. Clear follows when that is decided.
+func (b *Book) Forget(tx *store.Tx) error {
+	var keys []string
+	for key := range mappings().All(tx) {
+		keys = append(keys, key)
 	}
-	return d
+	for _, key := range keys {
+		if err := mappings().Delete(tx, key); err != nil {
+			return fmt.Errorf("forget port %s: %w", key, err)
+		}
+	}
+	return nil
+}
+
+// Clear drops everything from memory.
+func (b *Book) Clear() {
+	b.mu.Lock()
+	defer b.mu.Unlock()
+	clear(b.kept)
+	clear(b.near)
 }
 
 // Expire drops what has rested for RestTime.
 func (b *Book) Expire() *Draft {
 	d, now := b.draft(), b.now()
 	for _, m := range b.All() {
-		if m.Resting() && now.Sub(m.Rests) >= RestTime && d.mark(m.Port, m.Owner) {
+		if m.Resting() && now.Sub(m.Rests) >= RestTime && d.mark(m) {
 			d.drops = append(d.drops, m.Port)
 		}
 	}
 	return d
 }
 
-// mark keeps other drafts from a port, unless one has it.
-func (d *Draft) mark(p Port, owner string) bool {
+// mark keeps other drafts from a mapping, unless one has its port, or it is not any more what it was when it was read.
+func (d *Draft) mark(m Mapping) bool {
 	d.b.mu.Lock()
 	defer d.b.mu.Unlock()
-	return d.markLocked(p, owner)
+	return d.b.kept[m.Port] == m && d.markLocked(m.Port, m.Owner)
 }
 
 func (d *Draft) markLocked(p Port, owner string) bool {
@@ -254,8 +304,10 @@ func (b *Book) Cancel(owner string, specs []Spec) (*Draft, error) {
 				d.End(ErrNotMapped)
 				return nil, fmt.Errorf("%w: %s of %s is in the config: take it out of its [[endpoint]] and reload", ErrConfigured, m.Port, owner)
 			}
-			found = true
-			if !slices.Contains(d.drops, m.Port) && d.mark(m.Port, owner) {
+			if slices.Contains(d.drops, m.Port) {
+				found = true
+			} else if d.mark(m) {
+				found = true
 				d.drops = append(d.drops, m.Port)
 			}
 		}

@@ -25,9 +25,18 @@ type locker struct {
 	mu      sync.Mutex
 	others  map[uint16]bool
 	claimed map[nat.Port]int
+
+	meanwhile func() // what others do during the next claim
 }
 
 func (l *locker) Claim(_ context.Context, ports ...nat.Port) error {
+	l.mu.Lock()
+	meanwhile := l.meanwhile
+	l.meanwhile = nil
+	l.mu.Unlock()
+	if meanwhile != nil {
+		meanwhile()
+	}
 	l.mu.Lock()
 	defer l.mu.Unlock()
 	for _, p := range ports {
@@ -40,6 +49,8 @@ func (l *locker) Claim(_ context.Context, ports ...nat.Port) error {
 	}
 	return nil
 }
+
+func (l *locker) Release(ports ...nat.Port) { l.Settle(ports...) }
 
 func (l *locker) Settle(ports ...nat.Port) {
 	l.mu.Lock()
@@ -166,6 +177,8 @@ func TestBookByModel(t *testing.T) {
 				draft, err := d.Configure(t.Context(), []nat.Order{{Owner: o.Owner, Families: o.Families, Specs: o.Specs, Random: nat.Range{First: 8000, Last: 8007}}})
 				if err == nil {
 					err = draft.Commit(t.Context())
+				} else {
+					draft.End(err)
 				}
 				if err != nil && d.text() != before {
 					t.Fatalf("a refused config changed %s to %s", before, d.text())
@@ -255,6 +268,80 @@ func TestBookGivesEachPortOnce(t *testing.T) {
 	}
 	if given != 7 || len(d.All()) != 14 { // of eight, one of which another program has
 		t.Errorf("%d orders had a port of seven: %s", given, d.text())
+	}
+}
+
+// TestOrdersThatMeet: what an order has read of the book may be another's before it is done.
+func TestOrdersThatMeet(t *testing.T) {
+	d := openDesk(t, t.TempDir(), 1)
+	defer d.db.Close()
+	web := nat.Order{Owner: "web", Origin: nat.OriginPublish, Families: []int{4}, Specs: specs(t, "8001:80")}
+	if err := errors.Join(d.order(web), d.Rest("web").Commit(t.Context())); err != nil {
+		t.Fatal(err)
+	}
+	d.locks.meanwhile = func() {
+		err := d.order(nat.Order{Owner: "sea", Origin: nat.OriginPublish, Families: []int{4}, Specs: specs(t, "8001:81")})
+		if err != nil {
+			t.Error(err)
+		}
+	}
+	web.Origin, web.Specs = nat.OriginAttach, specs(t, "8003:80")
+	if err := d.order(web); err != nil {
+		t.Fatal(err)
+	}
+	if got, want := d.text(), "sea 0.0.0.0:8001/tcp->81 publish, web 0.0.0.0:8003/tcp->80 attach"; got != want {
+		t.Errorf("have %s\nwant %s", got, want)
+	}
+}
+
+func TestWhatWasTakenOverComesBackWhenItIsTakenBack(t *testing.T) {
+	d := openDesk(t, t.TempDir(), 1)
+	defer d.db.Close()
+	web := nat.Order{Owner: "web", Origin: nat.OriginPublish, Families: []int{4}, Specs: specs(t, "8001:80")}
+	if err := errors.Join(d.order(web), d.Rest("web").Commit(t.Context())); err != nil {
+		t.Fatal(err)
+	}
+	had := d.text()
+	draft, err := d.Plan(t.Context(), nat.Order{Owner: "sea", Origin: nat.OriginAttach, Families: []int{4}, Specs: specs(t, "8001:80", "8004:80")})
+	if err == nil {
+		err = draft.Commit(t.Context())
+	}
+	if err != nil || len(draft.Dispossessed()) != 1 {
+		t.Fatalf("%v, dispossessed %v", err, draft.Dispossessed())
+	}
+	if err := draft.Reverse().Commit(t.Context()); err != nil || d.text() != had {
+		t.Errorf("had %s, then %s, %v", had, d.text(), err)
+	}
+}
+
+func TestTheConfigHasWhatItCan(t *testing.T) {
+	d := openDesk(t, t.TempDir(), 1)
+	defer d.db.Close()
+	draft, err := d.Configure(t.Context(), []nat.Order{{Owner: "a", Families: []int{4}, Specs: specs(t, "8001:80", "8002:80")}, {Owner: "b", Families: []int{4}, Specs: specs(t, "8003:80")}})
+	if !errors.Is(err, nat.ErrTaken) || !strings.Contains(err.Error(), "nginx") {
+		t.Errorf("of what another program has: %v", err)
+	}
+	if err := draft.Commit(t.Context()); err != nil {
+		t.Fatal(err)
+	}
+	if got, want := d.text(), "a 0.0.0.0:8001/tcp->80 config, b 0.0.0.0:8003/tcp->80 config"; got != want {
+		t.Errorf("have %s\nwant %s", got, want)
+	}
+}
+
+func TestWhatCanNotBePublished(t *testing.T) {
+	d := openDesk(t, t.TempDir(), 1)
+	defer d.db.Close()
+	for spec, says := range map[string]string{
+		"8088:80": "metadata", "169.254.1.1:87:80": "link-local", "[::1]:87:80": "::1", "[fe80::1]:87:80": "link-local",
+	} {
+		err := d.order(nat.Order{Owner: "a", Origin: nat.OriginPublish, Families: []int{4, 6}, Specs: specs(t, spec)})
+		if err == nil || !strings.Contains(err.Error(), says) {
+			t.Errorf("%s: %v", spec, err)
+		}
+	}
+	if err := d.order(nat.Order{Owner: "a", Origin: nat.OriginPublish, Families: []int{4}, Specs: specs(t, "192.0.2.1:8088:80", "8088:80/udp")}); err != nil {
+		t.Error(err)
 	}
 }
 

@@ -365,3 +365,29 @@ func bindBriefly(proto string, number int, held *atomic.Bool, thefts *atomic.Int
 	}
 	return true
 }
+
+// TestWhatWasClaimedSinceIsNotLetGo: who has listed the ports may know less than the store does by the time he deletes.
+func TestWhatWasClaimedSinceIsNotLetGo(t *testing.T) {
+	h, dir := newHost(t), pinFS(t)
+	holds := h.holds(t, dir)
+	p := port("0.0.0.0:8000", "tcp")
+	must(t, holds.Put(t.Context(), p, ""))
+	have, err := holds.List(t.Context())
+	must(t, err)
+	must(t, holds.Claim(t.Context(), p)) // by the next who has it
+	holds.Settle(p)
+	for p := range have {
+		must(t, holds.Delete(t.Context(), p))
+	}
+	theft{"0.0.0.0:8000", "tcp", 0, nil}.refused(t, h)
+	must(t, holds.Claim(t.Context(), port("0.0.0.0:8001", "tcp")))
+	holds.Release(port("0.0.0.0:8001", "tcp"))
+	theft{"0.0.0.0:8001", "tcp", 0, nil}.allowed(t, h)
+	have, err = holds.List(t.Context())
+	must(t, err)
+	if len(have) != 1 {
+		t.Errorf("have %v", have)
+	}
+	must(t, holds.Delete(t.Context(), p))
+	theft{"0.0.0.0:8000", "tcp", 0, nil}.allowed(t, h)
+}

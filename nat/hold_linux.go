@@ -22,6 +22,8 @@ type Holds struct {
 	mu      sync.Mutex
 	warden  warden            // nil until it is needed
 	claimed map[Port]struct{} // and not settled yet: a pass that runs now does not know of them
+	listed  map[Port]struct{} // by the latest List
+	spared  map[Port]struct{} // of these, those claimed since: who has the list may not know that they are wanted again
 }
 
 // warden keeps programs from binding ports.
@@ -44,7 +46,7 @@ const together = 256
 
 // Holds is the table of the ports that are held, with pins below dir. Nothing is asked of the kernel yet.
 func (k *Kernel) Holds(dir string) *Holds {
-	return &Holds{k: k, dir: dir, claimed: make(map[Port]struct{})}
+	return &Holds{k: k, dir: dir, claimed: make(map[Port]struct{}), spared: make(map[Port]struct{})}
 }
 
 // Close lets go of the table. Ports are held on, but where Weak says that they are not.
@@ -95,6 +97,9 @@ func (h *Holds) Claim(ctx context.Context, ports ...Port) error {
 	}
 	for _, p := range ports {
 		h.claimed[p] = struct{}{}
+		if _, old := h.listed[p]; old {
+			h.spared[p] = struct{}{}
+		}
 	}
 	return nil
 }
@@ -108,6 +113,16 @@ func (h *Holds) Settle(ports ...Port) {
 	}
 	if h.warden != nil {
 		h.warden.settle(ports)
+	}
+}
+
+// Release ends claims of which nothing came: the ports are free again.
+func (h *Holds) Release(ports ...Port) {
+	h.Settle(ports...)
+	h.mu.Lock()
+	defer h.mu.Unlock()
+	if h.warden != nil && len(ports) > 0 {
+		h.warden.drop(context.Background(), ports) // what fails stays listed, and a pass tries again
 	}
 }
 
@@ -141,6 +156,11 @@ func (h *Holds) List(ctx context.Context) (map[Port]Fault, error) {
 	}
 	have, err := warden.list(ctx)
 	maps.DeleteFunc(have, func(p Port, _ Fault) bool { return h.isClaimed(p) })
+	// Those that are settled by now are in the store, which is read after this.
+	h.listed, h.spared = make(map[Port]struct{}, len(have)), make(map[Port]struct{})
+	for p := range have {
+		h.listed[p] = struct{}{}
+	}
 	return have, err
 }
 
@@ -155,7 +175,7 @@ func (h *Holds) Put(ctx context.Context, p Port, _ Fault) error {
 	return h.Apply(ctx, map[Port]Fault{p: ""}, nil)[p]
 }
 
-// Delete lets go of a port, but not of one whose claim is not settled.
+// Delete lets go of a port, but not of one that was claimed since it was listed.
 func (h *Holds) Delete(ctx context.Context, p Port) error {
 	return h.Apply(ctx, nil, []Port{p})[p]
 }
@@ -182,7 +202,11 @@ func (h *Holds) Apply(ctx context.Context, puts map[Port]Fault, deletes []Port) 
 		maps.DeleteFunc(wrong, func(_ Port, err error) bool { return errors.Is(err, errAbsent) }) // the address may come yet
 		maps.Copy(failed, wrong)
 	}
-	if deletes = slices.DeleteFunc(slices.Clone(deletes), h.isClaimed); len(deletes) > 0 {
+	deletes = slices.DeleteFunc(slices.Clone(deletes), func(p Port) bool {
+		_, spared := h.spared[p]
+		return spared || h.isClaimed(p)
+	})
+	if len(deletes) > 0 {
 		maps.Copy(failed, warden.drop(ctx, deletes))
 	}
 	return failed

@@ -94,3 +94,23 @@ func check(t *testing.T, err error) {
 		t.Fatal(err)
 	}
 }
+
+// TestAProgramThatCanNotBeSeenIsNamedByItsUser: the service may not look at the files of other users' programs.
+func TestAProgramThatCanNotBeSeenIsNamedByItsUser(t *testing.T) {
+	host := nettest.NewHost(t, "a")
+	check(t, host.Do(func() error {
+		l, err := net.Listen("tcp4", "127.0.0.1:6005")
+		if err != nil {
+			return err
+		}
+		defer l.Close()
+		users, err := usersOf(Port{"tcp", netip.IPv4Unspecified(), 6005})
+		if err != nil {
+			return err
+		}
+		if got, want := stranger(users), " by a program of user root: ss -anp sport = :6005 tells which"; got != want {
+			t.Errorf("said %q, want %q", got, want)
+		}
+		return nil
+	}))
+}

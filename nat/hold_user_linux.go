@@ -5,8 +5,10 @@ import (
 	"fmt"
 	"net/netip"
 	"os"
+	osuser "os/user"
 	"path/filepath"
 	"slices"
+	"strconv"
 	"strings"
 
 	"github.com/vishvananda/netlink/nl"
@@ -17,6 +19,8 @@ import (
 type user struct {
 	ip    netip.Addr
 	inode uint32 // 0: no program has it any more
+	id    uint32 // of the user whose program it is
+	port  uint16
 }
 
 // diagRequest is struct inet_diag_req_v2 of include/uapi/linux/inet_diag.h: every socket of a protocol and family with
@@ -28,7 +32,8 @@ type diagRequest struct {
 
 const (
 	diagLen    = 56
-	diagSource = 4 + 4  // of the address, in struct inet_diag_msg
+	diagSource = 4 + 4 // of the address, in struct inet_diag_msg
+	diagUser   = 4 + 60
 	diagInode  = 4 + 64 // the last word of it
 	diagEnd    = diagInode + 4
 )
@@ -68,7 +73,8 @@ func usersOf(p Port) (users []user, err error) {
 			if len(m) < diagEnd || binary.BigEndian.Uint16(m[4:]) != p.Number { // UDP gives all that it has
 				continue
 			}
-			u := user{ip: netip.AddrFrom4([4]byte(m[diagSource:])), inode: binary.NativeEndian.Uint32(m[diagInode:])}
+			u := user{ip: netip.AddrFrom4([4]byte(m[diagSource:])), inode: binary.NativeEndian.Uint32(m[diagInode:]), port: p.Number}
+			u.id = binary.NativeEndian.Uint32(m[diagUser:])
 			if family == unix.AF_INET6 {
 				u.ip = netip.AddrFrom16([16]byte(m[diagSource:])).Unmap()
 			}
@@ -113,7 +119,20 @@ func name(users []user) string {
 			return fmt.Sprintf(" by %s (process %s)", strings.TrimSpace(string(comm)), filepath.Base(process))
 		}
 	}
-	return " by a program that can not be seen from here"
+	return stranger(users)
+}
+
+// stranger names the user of a program whose files may not be looked at: the service has no right to those of others.
+func stranger(users []user) string {
+	i := slices.IndexFunc(users, func(u user) bool { return u.inode != 0 })
+	if i < 0 {
+		return " by a program that can not be seen from here"
+	}
+	owner := strconv.Itoa(int(users[i].id))
+	if known, err := osuser.LookupId(owner); err == nil {
+		owner = known.Username
+	}
+	return fmt.Sprintf(" by a program of user %s: ss -anp sport = :%d tells which", owner, users[i].port)
 }
 
 // opens tells whether a process has a file open that one of the links stands for.

@@ -47,7 +47,7 @@ func (p *plan) run(ctx context.Context) error {
 		wishes = append(wishes, w)
 	}
 	// Those that name a port choose first, then those that name some: what is left fits those that take any.
-	slices.SortStableFunc(wishes, func(x, y wish) int { return cmp.Compare(free(x), free(y)) })
+	slices.SortStableFunc(wishes, func(x, y wish) int { return cmp.Compare(x.choice(), y.choice()) })
 	for _, w := range wishes {
 		if err := p.grant(ctx, w); err != nil {
 			return err
@@ -55,14 +55,6 @@ func (p *plan) run(ctx context.Context) error {
 	}
 	p.rest()
 	return nil
-}
-
-// free is how much choice a wish leaves.
-func free(w wish) int {
-	if w.HostPort == 0 {
-		return 1 << 16
-	}
-	return int(w.HostLast - w.HostPort)
 }
 
 // wish is what a spec means for the families of the order.
@@ -76,6 +68,8 @@ func (o Order) wish(s Spec) (wish, error) {
 		switch {
 		case !slices.Contains(o.Families, family):
 			return w, fmt.Errorf("%w: %s: %s has no IPv%d address for packets to %s", ErrSpec, s, o.Owner, family, s.HostIP)
+		case s.HostIP.IsLinkLocalUnicast():
+			return w, fmt.Errorf("%w: %s: %s is a link-local address, which is no host's own alone: publish on another", ErrSpec, s, s.HostIP)
 		case s.HostIP == netip.IPv6Loopback():
 			return w, fmt.Errorf("%w: %s: the kernel routes nothing from ::1 to a container: publish on 127.0.0.1 or an address of the host", ErrSpec, s)
 		}
@@ -206,6 +200,9 @@ func (p *plan) reserve(w wish, ports []Port) (fresh, drops []Port, err error) {
 	p.b.mu.Lock()
 	defer p.b.mu.Unlock()
 	for _, port := range ports {
+		if port.Proto == "tcp" && port.Number == MetadataPort && port.IP.IsUnspecified() {
+			return nil, nil, fmt.Errorf("%w: %s: containers ask for their metadata there: publish it on one address of the host", ErrTaken, port)
+		}
 		if err := p.contested(port); err != nil {
 			return nil, nil, err
 		}
@@ -265,7 +262,7 @@ func held(m Mapping) error {
 func (p *plan) rest() {
 	for _, m := range p.own {
 		switch {
-		case p.order.Origin != OriginAttach || p.used[m.Port] || !p.mark(m.Port, m.Owner):
+		case p.order.Origin != OriginAttach || p.used[m.Port] || !p.mark(m):
 		case m.Origin == OriginAttach:
 			p.drops = append(p.drops, m.Port)
 		case m.Resting():
@@ -275,24 +272,30 @@ func (p *plan) rest() {
 	}
 }
 
-// Configure makes the config's mappings those of the orders: what it had besides ends. The draft must be ended.
+// Configure makes the config's mappings those of the orders: what it had besides ends. A port that can not be had is told,
+// and is no reason not to give the others: whether the draft is good enough is for the caller to say, who must end it.
 func (b *Book) Configure(ctx context.Context, orders []Order) (*Draft, error) {
 	d, used := b.draft(), make(map[Port]bool)
+	var errs []error
 	for _, o := range orders {
 		o.Origin = OriginConfig
-		p := plan{Draft: d, order: o, own: b.Of(o.Owner), used: used}
-		if err := p.run(ctx); err != nil {
-			d.End(err)
-			return nil, err
+		specs := slices.Clone(o.Specs)
+		slices.SortStableFunc(specs, func(x, y Spec) int { return cmp.Compare(x.choice(), y.choice()) })
+		for i, s := range specs {
+			if o.Specs = []Spec{s}; slices.Contains(specs[:i], s) {
+				continue
+			}
+			p := plan{Draft: d, order: o, own: b.Of(o.Owner), used: used}
+			errs = append(errs, p.run(ctx))
 		}
 	}
 	for _, m := range b.All() {
-		if m.Origin == OriginConfig && !used[m.Port] && d.mark(m.Port, m.Owner) {
+		if m.Origin == OriginConfig && !used[m.Port] && d.mark(m) {
 			d.drops = append(d.drops, m.Port)
 		}
 	}
 	d.puts = slices.DeleteFunc(d.puts, b.same)
-	return d, nil
+	return d, errors.Join(errs...)
 }
 
 // same tells whether the book has exactly that already.

@@ -138,12 +138,15 @@ func (r *Rows) forward(in Input) {
 func (r *Rows) input(in Input) {
 	for _, a := range in.Gateways {
 		if a.Is4() { // a link that once took such packets goes on to
-			r.Input[EntryKey{"loopback", 4}] = Drop("-d 127.0.0.0/8 -i " + links + " -m conntrack ! --ctstate RELATED,ESTABLISHED")
+			r.Input[LoopbackGuard()] = Drop("-d 127.0.0.0/8 -i " + links + " -m conntrack ! --ctstate RELATED,ESTABLISHED")
 		}
 		spec := fmt.Sprintf("-d %s -i %s -p tcp -m tcp --dport %d -j ACCEPT", netip.PrefixFrom(a, a.BitLen()), links, MetadataPort)
 		r.Input[EntryKey{"metadata", familyOf(a)}] = EntryOf(spec)
 	}
 }
+
+// LoopbackGuard is the entry of FAIRLEAD-INPUT without which no link may take packets to 127.0.0.0/8.
+func LoopbackGuard() EntryKey { return EntryKey{"loopback", 4} }
 
 // families are those of the pools.
 func (in Input) families() (all []int) {

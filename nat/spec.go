@@ -21,6 +21,14 @@ type Spec struct {
 	Proto    string     // "tcp", "udp", "sctp"
 }
 
+// choice is how much a SPEC leaves open.
+func (s Spec) choice() int {
+	if s.HostPort == 0 {
+		return 1 << 16
+	}
+	return int(s.HostLast - s.HostPort)
+}
+
 // String is the SPEC in its longest form.
 func (s Spec) String() string {
 	text := ""
@@ -105,7 +113,7 @@ func cutHost(text string) (ip netip.Addr, rest string, err error) {
 	if ip, err = netip.ParseAddr(host); err != nil {
 		return ip, "", fmt.Errorf("host address %q is not an IP address", host)
 	}
-	if ip.Zone() != "" || ip.Is4In6() || ip.IsMulticast() {
+	if ip.Zone() != "" || ip.Is4In6() || ip.IsMulticast() || ip == netip.AddrFrom4([4]byte{255, 255, 255, 255}) {
 		return ip, "", fmt.Errorf("host address %q can not be a host's own", host)
 	}
 	return ip, rest, nil
