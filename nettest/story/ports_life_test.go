@@ -24,6 +24,7 @@ func TestPortsOutliveWhoHasThem(t *testing.T) {
 	t.Run("a clash names who has it", h.checkClash)
 	t.Run("an attach has all of its ports or none", h.checkAttach)
 	t.Run("one of many gets a port", h.checkRace)
+	t.Run("a port changes hands though a program is after it", h.checkHandOver)
 	t.Run("a range has an end", h.checkRange)
 	t.Run("an answer is durable", h.checkDurable)
 	t.Run("no port is left halfway", h.checkCutShort)

@@ -1,8 +1,11 @@
 package story_test
 
 import (
+	"context"
+	"errors"
 	"fmt"
 	"math/rand/v2"
+	"net"
 	"net/http"
 	"net/netip"
 	"slices"
@@ -226,4 +229,98 @@ func (h *harbour) checkRenumbered(t *testing.T) {
 	}
 	unpublishAll(t, h.n)
 	h.n.Fairlead("detach", "web", "near")
+}
+
+// squatter is a program of the host that takes a port whenever it can, and keeps it for a moment.
+type squatter struct {
+	mu   sync.Mutex
+	has  bool
+	took int
+}
+
+func (s *squatter) set(has bool) {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	if s.has = has; has {
+		s.took++
+	}
+}
+
+func (s *squatter) squat(ctx context.Context, n *nettest.Node, at string) error {
+	return n.Do(func() error {
+		for ctx.Err() == nil {
+			l, err := net.Listen("tcp4", at)
+			if err != nil {
+				time.Sleep(time.Millisecond)
+				continue
+			}
+			s.set(true)
+			time.Sleep(20 * time.Millisecond)
+			s.set(false)
+			if err := l.Close(); err != nil {
+				return err
+			}
+		}
+		return nil
+	})
+}
+
+// checkHandOver: a port that goes from one to another while a program of the host is after it is the other's alone, or the
+// program's alone, whenever an answer says so.
+func (h *harbour) checkHandOver(t *testing.T) {
+	const port, spec = 7777, "7777:80"
+	names := [2]string{"from", "to"}
+	for _, name := range names {
+		offer(h.n.Attach(name), plainPort, "tcp")
+	}
+	h.n.Fairlead("publish", names[0], spec)
+	ctx, cancel := context.WithCancel(t.Context())
+	defer cancel()
+	var thief squatter
+	var g errgroup.Group
+	g.Go(func() error { return thief.squat(ctx, h.n, fmt.Sprint("0.0.0.0:", port)) })
+	giver, taker := nettest.NewAPI(t, h.n.Socket()), nettest.NewAPI(t, h.n.Socket())
+	for round := range 8 {
+		from, to := names[round%2], names[1-round%2]
+		var both errgroup.Group
+		both.Go(func() error {
+			var left []agent.Port
+			return giver.Call(http.MethodDelete, "ports?endpoint="+from+"&spec="+spec, nil, &left)
+		})
+		both.Go(func() error {
+			for begun := time.Now(); ; time.Sleep(time.Millisecond) {
+				var all []agent.Port
+				err := taker.Call(http.MethodPost, "ports", agent.PortsRequest{Endpoint: to, Specs: []string{spec}}, &all)
+				if err == nil || time.Since(begun) > nettest.Patience(10*time.Second) {
+					thief.mu.Lock()
+					defer thief.mu.Unlock()
+					if err == nil && thief.has {
+						err = fmt.Errorf("%s was given a port that a program has", to)
+					}
+					return err
+				}
+			}
+		})
+		if err := both.Wait(); err != nil {
+			t.Fatalf("round %d: %v", round, err)
+		}
+		if err := answers(h.stranger, "tcp", netip.AddrPortFrom(h.n.Address4, port), to); err != nil {
+			t.Errorf("round %d: %v", round, err)
+		}
+	}
+	unpublishAll(t, h.n)
+	nettest.Eventually(t, nettest.Patience(soon), func() error {
+		thief.mu.Lock()
+		defer thief.mu.Unlock()
+		if thief.took == 0 {
+			return errors.New("the program never gets the port, not even when nobody has it")
+		}
+		return nil
+	})
+	cancel()
+	if err := g.Wait(); err != nil {
+		t.Error(err)
+	}
+	h.n.Fairlead("detach", names[0])
+	h.n.Fairlead("detach", names[1])
 }
