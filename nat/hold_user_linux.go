@@ -48,23 +48,12 @@ func (r diagRequest) Serialize() []byte {
 	return b
 }
 
-// protocols are the numbers of those that have ports.
-func protocols(proto string) uint8 {
-	switch proto {
-	case "udp":
-		return unix.IPPROTO_UDP
-	case "sctp":
-		return unix.IPPROTO_SCTP
-	}
-	return unix.IPPROTO_TCP
-}
-
 // usersOf asks the kernel which sockets of the thread's network namespace have a port. Sockets of IPv6 may take what
 // comes by IPv4 too.
 func usersOf(p Port) (users []user, err error) {
 	for _, family := range []uint8{unix.AF_INET, unix.AF_INET6} {
 		req := nl.NewNetlinkRequest(nl.SOCK_DIAG_BY_FAMILY, unix.NLM_F_DUMP)
-		req.AddData(diagRequest{family, protocols(p.Proto), p.Number})
+		req.AddData(diagRequest{family, protocol(p.Proto), p.Number})
 		messages, err := req.Execute(unix.NETLINK_INET_DIAG, 0)
 		if err != nil {
 			return nil, fmt.Errorf("ask for the sockets with a port: %w", err)

@@ -156,20 +156,16 @@ func (p *Ports) owe(before, puts map[Port]Rule, deletes []Port, failed map[Port]
 
 // spare adds the mappings at work that share a number with one that went: their connections may look like its own.
 func (p *Ports) spare(d debt) {
-	type service struct {
-		proto  string
-		number uint16
-	}
-	gone := make(map[service]bool, len(d.gone))
+	gone := make(map[spot]bool, len(d.gone))
 	for port := range d.gone {
-		gone[service{port.Proto, port.Number}] = true
+		gone[port.spot()] = true
 	}
 	if len(gone) == 0 {
 		return
 	}
 	for _, s := range p.keep.seen {
 		for port, r := range s.rows {
-			if gone[service{port.Proto, port.Number}] {
+			if gone[port.spot()] {
 				d.added[port] = r.To
 			}
 		}
