@@ -36,7 +36,11 @@ func (d *desired) scene(in inputs) nat.Input {
 		Hairpin: in.cfg.NAT.Hairpin, Mappings: in.mappings, Endpoints: make(map[string][]netip.Addr, len(in.records)),
 	}
 	for _, p := range in.cfg.Pools {
-		scene.Pools = append(scene.Pools, nat.Pool{CIDR: p.CIDR, Outgoing: slices.Contains(in.cfg.NAT.Hidden, p.CIDR)})
+		// By GRE nodes tell their addresses of IPv4 alone: those of IPv6 could not be told from strangers', and nothing is hidden
+		// between nodes.
+		unknown := in.cfg.Tunnel.Mode == tunnel.ModeGRE && p.CIDR.Addr().Is6()
+		hidden := slices.Contains(in.cfg.NAT.Hidden, p.CIDR) && !unknown
+		scene.Pools = append(scene.Pools, nat.Pool{CIDR: p.CIDR, Outgoing: hidden})
 	}
 	for _, p := range d.Paths {
 		if p.Reason == "" {

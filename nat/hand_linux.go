@@ -35,7 +35,8 @@ func (h *hand) tool(ctx context.Context, family int, unsettled func() bool) (*to
 	if err != nil {
 		return nil, err
 	}
-	if err := t.identify(ctx); err != nil {
+	t.k = h.k
+	if err := h.k.identify(ctx, t); err != nil {
 		return nil, err
 	}
 	if t.of == nfTables && h.news == nil {
@@ -46,6 +47,24 @@ func (h *hand) tool(ctx context.Context, family int, unsettled func() bool) (*to
 	}
 	h.tools[family] = t
 	return t, nil
+}
+
+// identify asks the tool for its back end, once for all who use it.
+func (k *Kernel) identify(ctx context.Context, t *tool) error {
+	k.mu.Lock()
+	of, known := k.of[t.real]
+	k.mu.Unlock()
+	if known {
+		t.of = of
+		return nil
+	}
+	if err := t.identify(ctx); err != nil {
+		return err
+	}
+	k.mu.Lock()
+	defer k.mu.Unlock()
+	k.of[t.real] = t.of
+	return nil
 }
 
 // concerned tells whether there is news of others.

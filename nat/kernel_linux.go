@@ -17,8 +17,9 @@ type Kernel struct {
 	others sync.WaitGroup // who look at the kernel beside the passes
 
 	mu   sync.Mutex
-	wire *wire   // under mu; nil until it is needed
-	news []*news // under mu
+	wire *wire              // under mu; nil until it is needed
+	of   map[string]backend // under mu; of each iptables that was asked, by its file
+	news []*news            // under mu
 }
 
 // Open takes hold of the calling thread's network namespace. Nothing is asked of the kernel yet: a host without a
@@ -33,7 +34,7 @@ func Open() (*Kernel, error) {
 		unix.Close(ns)
 		return nil, fmt.Errorf("identify network namespace: %w", err)
 	}
-	return &Kernel{ns: ns, inode: inode, end: make(chan struct{})}, nil
+	return &Kernel{ns: ns, inode: inode, end: make(chan struct{}), of: make(map[string]backend)}, nil
 }
 
 const ownNamespace = "/proc/thread-self/ns/net"

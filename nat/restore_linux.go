@@ -97,7 +97,11 @@ func (t *tool) save(ctx context.Context) (printed []string, err error) {
 // survey reads what the table has at a site. Nothing is there where it can not be read: whoever puts a rule learns why.
 func (t *tool) survey(ctx context.Context, at site) (ruleset, error) {
 	have := emptyRuleset()
-	if t.vacant() {
+	chain := at.chain
+	if at.means == tablewise {
+		chain = "" // of many chains the first may be gone and others left
+	}
+	if t.vacant() || t.lacks(chain) {
 		return have, nil
 	}
 	if at.means == tablewise {

@@ -27,7 +27,8 @@ type tool struct {
 	of     backend
 	family int
 
-	restorer, saver string // iptables-restore and iptables-save, "" until they are needed
+	k               *Kernel // whom nf_tables can be asked by; nil for who only looks for the tool
+	restorer, saver string  // iptables-restore and iptables-save, "" until they are needed
 }
 
 // find looks a tool up, without asking which back end it has. The error wraps exec.ErrNotFound when it is not installed.
@@ -65,8 +66,13 @@ func (t *tool) current() bool {
 // learns why.
 func (t *tool) state(ctx context.Context, chain, hook string) (s state, err error) {
 	s.family = t.family
-	printed, err := t.list(ctx, chain)
+	var printed []string
+	lacks := t.lacks(chain)
+	if !lacks {
+		printed, err = t.list(ctx, chain)
+	}
 	switch {
+	case lacks:
 	case err == nil:
 		s.there, s.rules = present, lines(printed, chain)
 	case refused(err):
@@ -141,6 +147,11 @@ func (t *tool) other() *tool {
 		return nil
 	}
 	return o
+}
+
+// lacks tells of nf_tables that it has no such chain, or no table at all for "".
+func (t *tool) lacks(chain string) bool {
+	return t.of == nfTables && t.k != nil && t.k.lacks(t.family, t.table, chain)
 }
 
 // vacant tells of the old back end that the namespace does not have the table: to ask for a rule there would make it.
