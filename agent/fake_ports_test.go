@@ -22,9 +22,18 @@ type binds struct {
 	rows[nat.Port, nat.Fault]
 	taken map[uint16]bool
 	left  int // claims that are not settled
+
+	meanwhile func() // what happens during the next claim
 }
 
 func (h *binds) Claim(_ context.Context, ports ...nat.Port) error {
+	h.mu.Lock()
+	meanwhile := h.meanwhile
+	h.meanwhile = nil
+	h.mu.Unlock()
+	if meanwhile != nil {
+		meanwhile()
+	}
 	h.mu.Lock()
 	defer h.mu.Unlock()
 	for _, p := range ports {

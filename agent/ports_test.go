@@ -268,3 +268,22 @@ func TestPortsThatTheKernelRefusesAreTakenBack(t *testing.T) {
 		return h.ports() == "web 0.0.0.0:8080->80/tcp mapped" && len(h.w.holds.text("")) == 1
 	})
 }
+
+func TestNoPortIsGivenWhileAllIsTakenAway(t *testing.T) {
+	h := newHarbour(t, nil)
+	h.attach(t, "web", h.web)
+	h.w.holds.mu.Lock()
+	h.w.holds.meanwhile = func() {
+		if _, err := h.Leave(t.Context(), true); err != nil {
+			t.Error(err)
+		}
+	}
+	h.w.holds.mu.Unlock()
+	_, err := h.Reserve(t.Context(), agent.PortsRequest{Endpoint: "late", Specs: []string{"8080:80"}})
+	if !errors.Is(err, agent.ErrConflict) || !strings.Contains(err.Error(), "uninstalled") {
+		t.Errorf("reserved while all is taken away: %v", err)
+	}
+	if h.w.holds.left != 0 || h.ports() != "" {
+		t.Errorf("left: %d claims, %s", h.w.holds.left, h.ports())
+	}
+}

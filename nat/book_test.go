@@ -329,6 +329,18 @@ func TestTheConfigHasWhatItCan(t *testing.T) {
 	}
 }
 
+func TestNothingIsPickedFromNowhere(t *testing.T) {
+	d := openDesk(t, t.TempDir(), 1)
+	defer d.db.Close()
+	draft, err := d.Configure(t.Context(), []nat.Order{{Owner: "a", Families: []int{4}, Specs: specs(t, "80", "8001:81")}})
+	if !errors.Is(err, nat.ErrNoPort) {
+		t.Errorf("without a range: %v", err)
+	}
+	if err := draft.Commit(t.Context()); err != nil || d.text() != "a 0.0.0.0:8001/tcp->81 config" {
+		t.Errorf("have %s, %v", d.text(), err)
+	}
+}
+
 func TestWhatCanNotBePublished(t *testing.T) {
 	d := openDesk(t, t.TempDir(), 1)
 	defer d.db.Close()

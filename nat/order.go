@@ -121,6 +121,9 @@ func (p *plan) grantNamed(ctx context.Context, w wish) error {
 // grantAny draws a port, or takes any that is free, or at the last one whose endpoint has been gone for longest.
 func (p *plan) grantAny(ctx context.Context, w wish) error {
 	r := p.order.Random
+	if r.Last == 0 {
+		return fmt.Errorf("%w: it is not known from where to pick one", ErrNoPort)
+	}
 	size := int(r.Last) - int(r.First) + 1
 	start := p.b.draw(size)
 	for i := range tries + size {
