@@ -13,9 +13,11 @@ import (
 // Request asks for one address.
 type Request struct {
 	Owner   string
-	Pool    string     // "" when Address says it
-	Address netip.Addr // zero: any
-	Policy  Policy     // "": PolicyEndpoint
+	Each    string       // instead of Owner: the address is of an owner of its own, which is called so with the address behind
+	Pool    string       // "" when Address says it
+	Address netip.Addr   // zero: any
+	Within  netip.Prefix // where Address is zero: any of these; zero: any of the block
+	Policy  Policy       // "": PolicyEndpoint
 }
 
 // Lease gives one address for each request, all or none, and answers when the disk knows them. An owner that holds an
@@ -122,6 +124,9 @@ func (l *Ledger) resolve(requests []Request) []Request {
 		if r.Policy == "" {
 			requests[i].Policy = PolicyEndpoint
 		}
+		if r.Each != "" && r.Address.IsValid() {
+			requests[i].Owner = r.Each + requests[i].Address.String()
+		}
 	}
 	return requests
 }
@@ -129,7 +134,9 @@ func (l *Ledger) resolve(requests []Request) []Request {
 // keys are the owners and pools of requests, as seize wants them.
 func keys(requests []Request) (owners, pools []string) {
 	for _, r := range requests {
-		owners = append(owners, ownerKey(r.Owner))
+		if r.Owner != "" { // else it is one that has nothing yet
+			owners = append(owners, ownerKey(r.Owner))
+		}
 		pools = append(pools, poolKey(r.Pool))
 	}
 	slices.Sort(owners)

@@ -1,9 +1,11 @@
 package ipam
 
 import (
+	"cmp"
 	"errors"
 	"fmt"
 	"net/netip"
+	"strings"
 	"time"
 )
 
@@ -20,7 +22,7 @@ func (l *Ledger) plan(requests []Request) (leases []Lease, added []*entry, err e
 			if r.Address.IsValid() {
 				what = r.Address.String()
 			}
-			return nil, nil, fmt.Errorf("lease %s of pool %q to %q: %w", what, r.Pool, r.Owner, err)
+			return nil, nil, fmt.Errorf("lease %s of pool %q to %q: %w", what, r.Pool, cmp.Or(r.Owner, strings.TrimSuffix(r.Each, ":")), err)
 		}
 		if fresh {
 			added = append(added, e)
@@ -33,7 +35,7 @@ func (l *Ledger) plan(requests []Request) (leases []Lease, added []*entry, err e
 // find returns the lease that the owner has already, or a new one that is pending.
 func (l *Ledger) find(r Request, now time.Time) (e *entry, fresh bool, err error) {
 	switch {
-	case r.Owner == "":
+	case r.Owner == "" && r.Each == "":
 		return nil, false, errors.New("a lease needs an owner")
 	case r.Policy != PolicyEndpoint && r.Policy != PolicyOwner:
 		return nil, false, fmt.Errorf("policy %q is neither %q nor %q", r.Policy, PolicyEndpoint, PolicyOwner)
@@ -52,6 +54,9 @@ func (l *Ledger) find(r Request, now time.Time) (e *entry, fresh bool, err error
 	a, err := l.choose(s, r, now)
 	if err != nil {
 		return nil, false, err
+	}
+	if r.Owner == "" {
+		r.Owner = r.Each + a.String()
 	}
 	lease := Lease{Address: a, Owner: r.Owner, Pool: r.Pool, Policy: r.Policy, Since: now}
 	return l.take(lease), true, nil
@@ -87,6 +92,9 @@ func (l *Ledger) choose(s *shelf, r Request, now time.Time) (netip.Addr, error) 
 	if r.Address.IsValid() {
 		return r.Address, l.grantable(s, r, now)
 	}
+	if r.Within.IsValid() && !within(s.block, r.Within) {
+		return l.chooseWithin(s, r.Within, now)
+	}
 	if a, ok := s.never(l.known); ok {
 		return a, nil
 	}
@@ -101,6 +109,30 @@ func (l *Ledger) choose(s *shelf, r Request, now time.Time) (netip.Addr, error) 
 		return netip.Addr{}, fmt.Errorf("%w: the next is free in %s", err, s.left(oldest, now).Round(time.Second))
 	}
 	return netip.Addr{}, fmt.Errorf("%w: detach what is not needed, or give this node a larger block", err)
+}
+
+// chooseWithin is choose for a part of the block: it goes through all of it.
+func (l *Ledger) chooseWithin(s *shelf, part netip.Prefix, now time.Time) (netip.Addr, error) {
+	if !part.Overlaps(s.block) {
+		return netip.Addr{}, fmt.Errorf("%w: this node hands out from %s, of which nothing is in %s", ErrForeign, s.block, part)
+	}
+	for a := part.Addr(); part.Contains(a); a = a.Next() {
+		if r, no := s.reservation(a); no {
+			a = last(r)
+		} else if !l.known(a) {
+			return a, nil
+		}
+	}
+	var oldest *rest
+	for _, r := range s.rests {
+		if part.Contains(r.Address) && s.left(r, now) <= 0 && (oldest == nil || r.Seq < oldest.Seq) {
+			oldest = r
+		}
+	}
+	if oldest == nil {
+		return netip.Addr{}, fmt.Errorf("%w: all of %s are leased, rest or are reserved", ErrExhausted, part)
+	}
+	return oldest.Address, nil
 }
 
 // known tells whether a is leased, or was.
@@ -119,16 +151,19 @@ func (l *Ledger) grantable(s *shelf, r Request, now time.Time) error {
 	}
 	if e := l.leases[r.Address]; e != nil {
 		return fmt.Errorf("%w: %q holds it since %s: detach it, or choose another",
-			ErrTaken, e.Owner, e.Since.Format(time.RFC3339))
+			ErrTaken, called(e.Owner, r.Address), e.Since.Format(time.RFC3339))
 	}
 	if old := l.rests[r.Address]; old != nil && old.Owner != r.Owner {
 		if left := s.left(old, now); left > 0 {
 			return fmt.Errorf("%w: %q gave it back a moment ago, and it is free in %s (reuse_delay %s): "+
-				"wait, or choose another", ErrResting, old.Owner, left.Round(time.Millisecond), s.pool.ReuseDelay)
+				"wait, or choose another", ErrResting, called(old.Owner, r.Address), left.Round(time.Millisecond), s.pool.ReuseDelay)
 		}
 	}
 	return nil
 }
+
+// called is how people know an owner: one that has each address for itself goes without it.
+func called(owner string, a netip.Addr) string { return strings.TrimSuffix(owner, ":"+a.String()) }
 
 func reservedWhy(s *shelf, p netip.Prefix) string {
 	switch {
