@@ -78,6 +78,9 @@ const (
 	ReasonNoCommon    = "no-common-encap"
 	ReasonUnsupported = "encap-unsupported-by-kernel"
 	ReasonOwn         = "own-block"
+	// ReasonForeign is that of a prefix whose route of ours is in the kernel, but not in use, because somebody else's to the
+	// same addresses wins over it.
+	ReasonForeign = "foreign-route"
 )
 
 // Hop is what the kernel's own route lookup says of a next hop. The zero value is a next hop that can not be reached.
@@ -87,6 +90,9 @@ type Hop struct {
 	Dev       string // the link that leads there
 	MTU       int    // bytes, of the link or, where it is smaller, of the route
 	PathMTU   int    // bytes, of what this host sends itself, as routers told it; 0: they told nothing
+	// Via is the neighbour on Dev that packets go to: the router, or the next hop itself; zero when it is not known. It may
+	// be of the other family.
+	Via netip.Addr
 }
 
 // Case is what the choice depends on.

@@ -54,18 +54,22 @@ func (k *Kernel) judge(ctx context.Context, next []netip.Addr, answers, resolved
 		if err != nil {
 			return nil, err
 		}
-		hops[nh] = a.hop(l)
+		hops[nh] = a.hop(nh, l)
 	}
 	return hops, nil
 }
 
 // hop is the answer as a verdict. Nobody's way leads over our own links, and a link that went away while we asked leads
 // nowhere.
-func (a answer) hop(l link) Hop {
+func (a answer) hop(nh netip.Addr, l link) Hop {
 	if l.index == 0 || ourLink(l.name) {
 		return Hop{}
 	}
-	return Hop{Reachable: true, OnLink: !a.routed(), Dev: l.name, MTU: lesser(l.mtu, a.mtu), PathMTU: a.learned}
+	via := a.legs[0].Via
+	if !via.IsValid() {
+		via = nh
+	}
+	return Hop{Reachable: true, OnLink: !a.routed(), Dev: l.name, MTU: lesser(l.mtu, a.mtu), PathMTU: a.learned, Via: via}
 }
 
 // routed tells whether a router is on the way.

@@ -33,17 +33,20 @@ func TestHops(t *testing.T) {
 	}
 	h.IP("-6 route add default via 2001:db8:1::fe")
 	h.IP("-6 route add unreachable 2001:db8:bad::/48")
+	h.IP("-6 route add 2001:db8:5::/48 via fe80::fe dev uplink")
+	h.IP("-6 route add 2001:db8:6::/48 nexthop via fe80::fd dev second nexthop via 2001:db8:1::fd")
+	h.IP("route add 198.51.101.0/24 via inet6 2001:db8:1::fe dev uplink")
 	h.IP("-6 route add 2001:db8:4::/48 via 2001:db8:1::fd mtu 1300")
 	must(t, h.k.Routes().Put(t.Context(), main4("10.88.3.0/24"), routeCases()["10.88.3.0/24"]))
 	must(t, h.k.Routes().Put(t.Context(), main4("10.88.1.0/24"), routeCases()["10.88.1.0/24"]))
 	nowhere := tunnel.Hop{}
 	want := map[netip.Addr]tunnel.Hop{
-		addr("192.0.2.2"):      {Reachable: true, OnLink: true, Dev: "uplink", MTU: 1500},
-		addr("198.51.100.3"):   {Reachable: true, Dev: "uplink", MTU: 1400},
-		addr("198.51.100.70"):  {Reachable: true, Dev: "uplink", MTU: 1500},
-		addr("198.51.100.130"): {Reachable: true, OnLink: true, Dev: "second", MTU: 8000},
-		addr("198.51.100.200"): {Reachable: true, Dev: "uplink", MTU: 1500},
-		addr("203.0.113.2"):    {Reachable: true, OnLink: true, Dev: "second", MTU: 9000},
+		addr("192.0.2.2"):      {Reachable: true, OnLink: true, Dev: "uplink", MTU: 1500, Via: addr("192.0.2.2")},
+		addr("198.51.100.3"):   {Reachable: true, Dev: "uplink", MTU: 1400, Via: addr("192.0.2.253")},
+		addr("198.51.100.70"):  {Reachable: true, Dev: "uplink", MTU: 1500, Via: addr("192.0.2.253")},
+		addr("198.51.100.130"): {Reachable: true, OnLink: true, Dev: "second", MTU: 8000, Via: addr("198.51.100.130")},
+		addr("198.51.100.200"): {Reachable: true, Dev: "uplink", MTU: 1500, Via: addr("192.0.2.254")},
+		addr("203.0.113.2"):    {Reachable: true, OnLink: true, Dev: "second", MTU: 9000, Via: addr("203.0.113.2")},
 		addr("203.0.113.65"):   nowhere, // unreachable
 		addr("203.0.113.81"):   nowhere, // black hole
 		addr("203.0.113.97"):   nowhere, // prohibited
@@ -55,9 +58,11 @@ func TestHops(t *testing.T) {
 		addr("127.0.0.1"):      nowhere,
 		addr("192.0.2.255"):    nowhere, // broadcast
 
-		addr("2001:db8:1::2"):   {Reachable: true, OnLink: true, Dev: "uplink", MTU: 1500},
-		addr("2001:db8:2::2"):   {Reachable: true, Dev: "uplink", MTU: 1500},
-		addr("2001:db8:4::2"):   {Reachable: true, Dev: "uplink", MTU: 1300},
+		addr("2001:db8:1::2"):   {Reachable: true, OnLink: true, Dev: "uplink", MTU: 1500, Via: addr("2001:db8:1::2")},
+		addr("2001:db8:2::2"):   {Reachable: true, Dev: "uplink", MTU: 1500, Via: addr("2001:db8:1::fe")},
+		addr("2001:db8:4::2"):   {Reachable: true, Dev: "uplink", MTU: 1300, Via: addr("2001:db8:1::fd")},
+		addr("2001:db8:5::2"):   {Reachable: true, Dev: "uplink", MTU: 1500, Via: addr("fe80::fe")},
+		addr("198.51.101.2"):    {Reachable: true, Dev: "uplink", MTU: 1500, Via: addr("2001:db8:1::fe")},
 		addr("2001:db8:bad::2"): nowhere,
 		addr("2001:db8:1::1"):   nowhere,
 	}
@@ -70,6 +75,14 @@ func TestHops(t *testing.T) {
 	must(t, err)
 	if diff := cmp.Diff(want, have, compareValues); diff != "" {
 		t.Errorf("hops (-want +have):\n%s", diff)
+	}
+	// Of several ways the first one is told, all of it.
+	six := addr("2001:db8:6::2")
+	have, err = h.k.Hops(t.Context(), []netip.Addr{six})
+	must(t, err)
+	ways := map[string]netip.Addr{"uplink": addr("2001:db8:1::fd"), "second": addr("fe80::fd")}
+	if hop := have[six]; !hop.Reachable || hop.OnLink || hop.Via != ways[hop.Dev] {
+		t.Errorf("one of two ways: %+v", hop)
 	}
 	h.IP("route del default")
 	have, err = h.k.Hops(t.Context(), []netip.Addr{addr("198.51.100.200"), addr("198.51.100.3")})
@@ -87,8 +100,8 @@ func TestHopsBehindNexthopObjects(t *testing.T) {
 	h.IP("route add 198.51.100.128/25 nhid 8")
 	ask := []netip.Addr{addr("198.51.100.3"), addr("198.51.100.129")}
 	want := map[netip.Addr]tunnel.Hop{
-		ask[0]: {Reachable: true, Dev: "uplink", MTU: 1500},
-		ask[1]: {Reachable: true, OnLink: true, Dev: "uplink", MTU: 1500},
+		ask[0]: {Reachable: true, Dev: "uplink", MTU: 1500, Via: addr("192.0.2.254")},
+		ask[1]: {Reachable: true, OnLink: true, Dev: "uplink", MTU: 1500, Via: ask[1]},
 	}
 	for _, compat := range []string{"1", "0"} {
 		h.Sysctl("net/ipv4/nexthop_compat_mode", compat)

@@ -23,7 +23,7 @@ const (
 // hearErrors pokes when a router says that a packet of this host was too big, until ctx ends. The kernel notes it as what
 // the path carries, and tells nobody; a route through a tunnel must then say so to the containers.
 func (w *watcher) hearErrors(ctx context.Context) error {
-	for _, listen := range []func() (int, error){listenICMP, listenICMP6} {
+	for _, listen := range []func() (int, error){listenICMP, listenICMP6, listenIPIP} {
 		var fd int
 		err := w.k.inside(func() (err error) {
 			fd, err = listen()
@@ -83,6 +83,15 @@ func aboutSize(b []byte) bool {
 func listenICMP() (int, error) {
 	return listenRaw(unix.AF_INET, unix.IPPROTO_ICMP, func(fd int) error {
 		return unix.SetsockoptInt(fd, unix.SOL_RAW, icmpFilter, ^(1 << unreachable))
+	})
+}
+
+// listenIPIP hears nothing. A kernel without a device for IPIP does not listen to what routers say of such packets, but for the
+// sake of a raw socket of that protocol it notes what the path carries: raw_err in net/ipv4/raw.c.
+func listenIPIP() (int, error) {
+	return listenRaw(unix.AF_INET, unix.IPPROTO_IPIP, func(fd int) error {
+		nothing := unix.SockFilter{Code: unix.BPF_RET | unix.BPF_K}
+		return unix.SetsockoptSockFprog(fd, unix.SOL_SOCKET, unix.SO_ATTACH_FILTER, &unix.SockFprog{Len: 1, Filter: &nothing})
 	})
 }
 

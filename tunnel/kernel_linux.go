@@ -17,6 +17,8 @@ type Kernel struct {
 
 	asked   sync.Mutex
 	answers map[Encap]support // under asked
+
+	foreign foreign
 }
 
 // namespace is the identity of a network namespace.

@@ -20,6 +20,7 @@ const skipStats = 1 << 3
 // link is what we need to know of a network interface.
 type link struct {
 	index, mtu, master int
+	hardware           uint16 // ARPHRD_..., what its frames look like
 	name, kind         string
 	mac                MAC
 	up                 bool
@@ -121,8 +122,9 @@ func (k *Kernel) link(ctx context.Context, name string) (l link, err error) {
 
 func parseLink(body []byte) link {
 	l := link{
-		index: int(binary.NativeEndian.Uint32(body[4:])),
-		up:    binary.NativeEndian.Uint32(body[8:])&unix.IFF_UP != 0,
+		hardware: binary.NativeEndian.Uint16(body[2:]),
+		index:    int(binary.NativeEndian.Uint32(body[4:])),
+		up:       binary.NativeEndian.Uint32(body[8:])&unix.IFF_UP != 0,
 	}
 	for kind, value := range attributes(body[unix.SizeofIfInfomsg:]) {
 		switch kind {

@@ -31,9 +31,11 @@ type Underlay struct {
 	Address6 netip.Addr     // of the other family on the same link; zero when it has none
 	Subnets  []netip.Prefix // connected to this host by links that are not ours
 	Uplinks  []string       // links with addresses that lead out of this host, and to no container on it
+	Bare     []string       // those of them whose packets have no Ethernet header, as of a tun device
 	Strict   []string       // those of them on which the reverse path filter of IPv4 is strict
 	RA       []string       // links whose default route was learned from a router advertisement by the kernel
 	Tunnels  Encaps         // that the kernel has, of those that the mode may choose
+	Foreign  []Foreign      // routes of others inside the pools, sorted by prefix
 }
 
 // of is the underlay address of a family, zero when there is none.
@@ -76,6 +78,7 @@ type Input struct {
 	Hops     map[netip.Addr]Hop // of every next hop of the remotes, unmapped
 	Attached []Attached
 	Offload  map[string]Offload // what tunnel devices shall have; on where nothing is said
+	Beside   Encaps             // the tunnels that a forwarder beside the kernel has without a device
 }
 
 // Path is how a remote prefix is reached, for people and for the list of routes.
@@ -86,6 +89,10 @@ type Path struct {
 	Dev    string
 	MTU    int    // of a packet from a container
 	Reason string // why not, empty when it can
+
+	// Legs are the ways out for a forwarder beside the kernel, which may have some where the kernel can not reach the prefix.
+	Legs []Leg
+	Slow string // why there is no leg though there is a way, else empty
 }
 
 // Rows is what the kernel shall hold, and the view of it.
@@ -116,15 +123,18 @@ func Plan(in Input) Rows {
 	for _, m := range in.Remotes {
 		r.remote(in, m)
 	}
+	r.narrow()
 	r.rules(in)
 	r.sysctls(in)
 	slices.SortFunc(r.Paths, func(a, b Path) int { return a.Prefix.Compare(b.Prefix) })
 	return r
 }
 
-// Accepts is the tunnels that this node takes packets from: those of its mode that its kernel has. It is what the other
-// nodes are told.
-func (in Input) Accepts() Encaps { return in.Config.Mode.Tunnels() & in.Underlay.Tunnels }
+// Accepts is the tunnels that this node takes packets from: those of its mode that its kernel has, or the forwarder beside
+// it. It is what the other nodes are told.
+func (in Input) Accepts() Encaps {
+	return in.Config.Mode.Tunnels() & (in.Underlay.Tunnels | in.Beside)
+}
 
 // ContainerMTU is the largest packet that a container may send: what the underlay carries, less the header of the
 // largest encapsulation that the mode may choose with the families that are in play. It does not change when peers of
@@ -188,16 +198,18 @@ func (r *Rows) attached(in Input) {
 	}
 }
 
-// devices plans every tunnel that this node accepts for each outer family that some next hop has, whether or not the
-// tunnel is the way to it: while a host moves between subnets its peers may send through the tunnel before it does.
+// devices plans every tunnel that this node accepts and its kernel has for each outer family that some next hop has,
+// whether or not the tunnel is the way to it: while a host moves between subnets its peers may send through the tunnel
+// before it does.
 func (r *Rows) devices(in Input) {
+	made := in.Accepts() & in.Underlay.Tunnels
 	for _, m := range in.Remotes {
 		for _, end := range m.Ends {
 			local := in.Underlay.of(end.Addr.Unmap().Is4())
 			if !local.IsValid() {
 				continue
 			}
-			for _, e := range in.Accepts().List() {
+			for _, e := range made.List() {
 				if e == VXLAN || local.Is4() {
 					r.Devices[deviceOf(e, local)] = in.device(e, local)
 				}

@@ -47,15 +47,23 @@ func (in Input) apart() map[netip.Addr]Hop {
 // remote plans the route to one prefix and everything that it stands on.
 func (r *Rows) remote(in Input, m Remote) {
 	p := m.Prefix.Masked()
-	ways, reason := in.ways(p, m.Ends)
 	if _, taken := r.Routes[RouteKey{Main, p}]; taken {
-		ways, reason = nil, ReasonOwn
-	}
-	if len(ways) == 0 {
-		r.Paths = append(r.Paths, Path{Prefix: p, Via: unmapped(m.nextHops()), Reason: reason})
+		r.Paths = append(r.Paths, Path{Prefix: p, Via: unmapped(m.nextHops()), Reason: ReasonOwn})
 		return
 	}
-	path := Path{Prefix: p, Encap: ways[0].encap}
+	ways, reason := in.ways(p, m.Ends, in.Underlay.Tunnels)
+	beside := ways
+	if all := in.Underlay.Tunnels | in.Beside; all != in.Underlay.Tunnels {
+		beside, _ = in.ways(p, m.Ends, all)
+	}
+	path := Path{Prefix: p}
+	path.Legs, path.Slow = in.legs(p, beside)
+	if len(ways) == 0 {
+		path.Via, path.Reason = unmapped(m.nextHops()), reason
+		r.Paths = append(r.Paths, path)
+		return
+	}
+	path.Encap = ways[0].encap
 	route := Route{Kind: Unicast, Source: in.Underlay.of(p.Addr().Is4())}
 	var hops []NextHop
 	for _, w := range ways {
@@ -71,14 +79,14 @@ func (r *Rows) remote(in Input, m Remote) {
 	r.Paths = append(r.Paths, path)
 }
 
-// ways sorts out the next hops that can be used: all those of the cheapest way. When there is none, it says why the first
-// one can not.
-func (in Input) ways(p netip.Prefix, ends []End) (best []way, reason string) {
+// ways sorts out the next hops that can be used with the tunnels that are there: all those of the cheapest way. When there
+// is none, it says why the first one can not.
+func (in Input) ways(p netip.Prefix, ends []End, there Encaps) (best []way, reason string) {
 	for _, end := range sorted(ends) {
 		w := way{next: end.Addr, hop: in.Hops[end.Addr]}
 		var why string
 		w.encap, why = Choose(Case{
-			Mode: in.Config.Mode, Prefix: p, NextHop: w.next, Hop: w.hop, Kernel: in.Underlay.Tunnels, Peer: end.Accepts,
+			Mode: in.Config.Mode, Prefix: p, NextHop: w.next, Hop: w.hop, Kernel: there, Peer: end.Accepts,
 		})
 		if w.encap != Direct && !in.Underlay.of(w.next.Is4()).IsValid() {
 			w.encap, why = "", cmp.Or(why, ReasonNoCommon)

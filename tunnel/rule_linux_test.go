@@ -78,3 +78,32 @@ func TestSysctlsAreWrittenOnceAndInOrder(t *testing.T) {
 	}
 	must(t, target.Delete(t.Context(), "net/ipv4/ip_forward"))
 }
+
+// TestForwardingIsWhole: two programs that turn forwarding on at the same time can leave it on in name only.
+func TestForwardingIsWhole(t *testing.T) {
+	const path = "net/ipv4/ip_forward"
+	h := newHost(t)
+	target := h.k.Sysctls(map[string]string{path: "1"})
+	whole := func() bool {
+		return sysctl(t, h.Host, path) == "1" && sysctl(t, h.Host, "net/ipv4/conf/default/forwarding") == "1" &&
+			sysctl(t, h.Host, "net/ipv4/conf/uplink/forwarding") == "1"
+	}
+	must(t, target.Put(t.Context(), path, "1"))
+	if !whole() {
+		t.Fatal("not turned on")
+	}
+	// A link that an administrator has left out stays so.
+	h.Sysctl("net/ipv4/conf/uplink/forwarding", "0")
+	h.Sysctl("net/ipv4/conf/default/forwarding", "0")
+	if have, err := target.List(t.Context()); err != nil || have[path] != "1" {
+		t.Errorf("with a link left out: %v, %v", have, err)
+	}
+	h.Sysctl("net/ipv4/conf/lo/forwarding", "0") // as the kernel leaves it behind
+	if have, err := target.List(t.Context()); err != nil || have[path] != "0" {
+		t.Errorf("torn: %v, %v", have, err)
+	}
+	must(t, target.Put(t.Context(), path, "1"))
+	if !whole() {
+		t.Error("not mended")
+	}
+}

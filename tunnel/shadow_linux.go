@@ -8,10 +8,6 @@ import (
 	"golang.org/x/sys/unix"
 )
 
-// ReasonForeign is the reason word of a prefix whose route of ours is in the kernel, but not in use, because somebody
-// else's to the same addresses wins over it.
-const ReasonForeign = "foreign-route"
-
 // Shadowed asks the kernel which route it uses for each prefix, by the first address of it, and returns those for which
 // it is a foreign one that is no wider than ours, with that route as text. Foreign routes are never touched, so this is
 // all that is done about them.

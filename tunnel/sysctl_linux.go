@@ -29,7 +29,7 @@ func (k *Kernel) Sysctls(want map[string]string) *Sysctls {
 	return &Sysctls{k: k, want: maps.Clone(want)}
 }
 
-// List reads the present values. A parameter that does not exist is left out.
+// List reads the present values. A parameter that does not exist is left out, and forwarding that is on in name only is off.
 func (t *Sysctls) List(context.Context) (map[string]string, error) {
 	have := make(map[string]string, len(t.want))
 	err := t.k.inside(func() error {
@@ -43,12 +43,32 @@ func (t *Sysctls) List(context.Context) (map[string]string, error) {
 				have[path] = value
 			}
 		}
-		return nil
+		torn, err := tornForwarding(have[forwarding4])
+		if torn {
+			have[forwarding4] = "0"
+		}
+		return err
 	})
 	if err != nil {
 		return nil, err
 	}
 	return have, nil
+}
+
+// tornForwarding tells whether ip_forward is on and no link forwards. When two programs write it at the same time, as Docker
+// and we do at boot, one may find the value there that the other has to take back and write again, and the kernel then
+// takes neither for a change (net/ipv4/devinet.c, devinet_sysctl_forward).
+func tornForwarding(value string) (bool, error) {
+	for _, path := range []string{"net/ipv4/conf/default/forwarding", "net/ipv4/conf/lo/forwarding"} {
+		if value != "1" {
+			return false, nil
+		}
+		ofLinks, err := readSysctl(path)
+		if err != nil || ofLinks != "0" {
+			return false, err
+		}
+	}
+	return true, nil
 }
 
 // Put writes a value, unless it is there already: writing ip_forward, even with the same value, may reset other
@@ -69,7 +89,7 @@ func (t *Sysctls) Put(_ context.Context, path, value string) error {
 				}
 			}
 		}
-		if err := writeSysctl(path, value); err != nil {
+		if err := writeWhole(path, value); err != nil {
 			return err
 		}
 		for _, after := range slices.Sorted(maps.Keys(t.want)) {
@@ -82,6 +102,24 @@ func (t *Sysctls) Put(_ context.Context, path, value string) error {
 		}
 		return nil
 	})
+}
+
+// writeWhole writes a kernel parameter until it is so on the links too. Should another program write it at the same time, it
+// is torn by the time that one of the two returns.
+func writeWhole(path, value string) error {
+	for range 5 {
+		if err := writeSysctl(path, value); err != nil || path != forwarding4 {
+			return err
+		}
+		torn, err := tornForwarding(value)
+		if err != nil || !torn {
+			return err
+		}
+		if err := writeSysctl(path, "0"); err != nil { // or writing it would be no change
+			return err
+		}
+	}
+	return errors.New("write kernel parameter: ip_forward is on and no link forwards: another program writes it all the time")
 }
 
 // swept tells whether writing path sets the parameter of one link too.

@@ -52,7 +52,7 @@ func (k *Kernel) Underlay(ctx context.Context, address netip.Addr) (Underlay, er
 			u.Address6 = o.ip
 		}
 	}
-	if u.Uplinks, err = k.uplinks(ctx, seen, owned, l.index); err != nil {
+	if u.Uplinks, u.Bare, err = k.uplinks(ctx, seen, owned, l.index); err != nil {
 		return Underlay{}, err
 	}
 	if u.Strict, err = k.strict(u.Uplinks); err != nil {
@@ -83,23 +83,29 @@ func (k *Kernel) strict(links []string) (strict []string, err error) {
 }
 
 // uplinks are the link of the node's address and the others that have addresses and lead out of this host. What is behind
-// a bridge or a veth is a container or virtual machine of somebody else's, whose firewall is not ours to open.
-func (k *Kernel) uplinks(ctx context.Context, seen map[int]link, owned []ownAddress, node int) (names []string, err error) {
+// a bridge or a veth is a container or virtual machine of somebody else's, whose firewall is not ours to open. The bare ones
+// of them carry packets without an Ethernet header.
+func (k *Kernel) uplinks(ctx context.Context, seen map[int]link, owned []ownAddress, node int) (names, bare []string, err error) {
 	for _, o := range owned {
 		if o.ip.IsLoopback() || o.ip.IsLinkLocalUnicast() {
 			continue
 		}
 		l, err := k.cachedLink(ctx, seen, o.index)
 		if err != nil {
-			return nil, err
+			return nil, nil, err
 		}
 		inside := slices.Contains([]string{"bridge", "veth", "tun"}, l.kind)
-		if l.index != 0 && !ourLink(l.name) && (o.index == node || !inside) {
-			names = append(names, l.name)
+		if l.index == 0 || ourLink(l.name) || o.index != node && inside {
+			continue
+		}
+		names = append(names, l.name)
+		if l.hardware != unix.ARPHRD_ETHER {
+			bare = append(bare, l.name)
 		}
 	}
 	slices.Sort(names)
-	return slices.Compact(names), nil
+	slices.Sort(bare)
+	return slices.Compact(names), slices.Compact(bare), nil
 }
 
 // ownAddress is an address of this host.

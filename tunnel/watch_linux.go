@@ -49,8 +49,10 @@ func (k *Kernel) watch(ctx context.Context, room int) (Pokes, error) {
 		w.file.Close()
 		return Pokes{}, err
 	}
+	k.foreign.watched(1)
 	stop := context.AfterFunc(ctx, func() { w.file.Close() })
 	go func() {
+		defer k.foreign.watched(-1)
 		defer stop()
 		defer w.file.Close()
 		w.run(ctx)
@@ -180,6 +182,7 @@ func (w *watcher) run(ctx context.Context) {
 			case <-time.After(quiet):
 			}
 			_ = w.learn(ctx)
+			w.k.foreign.missed()
 			v = verdict{beneath: now}
 		}
 		w.own.ring(v.own)
@@ -309,6 +312,7 @@ func (w *watcher) judgeRoute(m message, elsewhere bool) verdict {
 	case rule || m.body[5] == Protocol:
 		return verdict{own: now}
 	default:
+		w.k.foreign.hear(m.body)
 		return verdict{beneath: later}
 	}
 }
