@@ -239,6 +239,17 @@ func (b *Book) Rest(owner string) *Draft {
 	return d
 }
 
+// Drop ends what an endpoint was given as it came: it will not come back under this name.
+func (b *Book) Drop(owner string) *Draft {
+	d := b.draft()
+	for _, m := range b.Of(owner) {
+		if m.Origin == OriginAttach && d.mark(m) {
+			d.drops = append(d.drops, m.Port)
+		}
+	}
+	return d
+}
+
 // Forget drops everything from the disk, whoever asked for it. Clear follows when that is decided.
 func (b *Book) Forget(tx *store.Tx) error {
 	var keys []string

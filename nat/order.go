@@ -218,7 +218,7 @@ func (p *plan) reserve(w wish, ports []Port) (fresh, drops []Port, err error) {
 			case !other.Overlaps(port):
 			case other == port && m.Owner == p.order.Owner && m.Target == w.Port:
 			case !p.yields(m):
-				return nil, nil, held(m)
+				return nil, nil, &HeldError{m}
 			case other != port:
 				drops = append(drops, other)
 			}
@@ -253,13 +253,18 @@ func (p *plan) yields(m Mapping) bool {
 	return m.Resting()
 }
 
-func held(m Mapping) error {
-	if m.Origin == OriginConfig {
-		return fmt.Errorf("%w: %s is published for port %d of %s by the config", ErrTaken, m.Port, m.Target, m.Owner)
+// HeldError says that a port is published for another owner. It is an ErrTaken.
+type HeldError struct{ Mapping }
+
+func (e *HeldError) Error() string {
+	text := fmt.Sprintf("%v: %s is published for port %d of %s", ErrTaken, e.Port, e.Target, e.Owner)
+	if e.Origin == OriginConfig {
+		return text + " by the config"
 	}
-	return fmt.Errorf("%w: %s is published for port %d of %s: fairlead unpublish %s %d:%d/%s gives it free",
-		ErrTaken, m.Port, m.Target, m.Owner, m.Owner, m.Port.Number, m.Target, m.Port.Proto)
+	return fmt.Sprintf("%s: fairlead unpublish %s %d:%d/%s gives it free", text, e.Owner, e.Port.Number, e.Target, e.Port.Proto)
 }
+
+func (e *HeldError) Unwrap() error { return ErrTaken }
 
 // rest settles what the owner has and an order to attach did not name.
 func (p *plan) rest() {

@@ -23,12 +23,14 @@ type Input struct {
 	Hairpin   bool         // an endpoint reaches itself by a port of this host
 	Mappings  []Mapping
 	Endpoints map[string][]netip.Addr // their addresses, by name: those that are there
+	Networks  []Network
 }
 
 // Pool is an address range of containers.
 type Pool struct {
 	CIDR     netip.Prefix
 	Outgoing bool // beyond all pools its addresses are not known, and are hidden behind the host's
+	Blurred  bool // its nodes can not be told from strangers, so that whoever hides would hide from them too
 }
 
 // Rows is what the kernel shall hold.
@@ -39,6 +41,7 @@ type Rows struct {
 	Outgoing map[EntryKey]Entry // of FAIRLEAD-SNAT
 	Forward  map[EntryKey]Entry // of FAIRLEAD-FORWARD
 	Input    map[EntryKey]Entry // of FAIRLEAD-INPUT
+	Apart    map[EntryKey]Entry // of FAIRLEAD-APART
 	Loopback []string           // endpoints to which programs on the host come by 127.0.0.1, sorted
 }
 
@@ -47,6 +50,7 @@ func NewRows() Rows {
 	return Rows{
 		Holds: make(map[Port]Fault), Ports: make(map[Port]Rule), Members: make(map[Member]Fault),
 		Outgoing: make(map[EntryKey]Entry), Forward: make(map[EntryKey]Entry), Input: make(map[EntryKey]Entry),
+		Apart: make(map[EntryKey]Entry),
 	}
 }
 
@@ -57,15 +61,16 @@ func Plan(in Input) Rows {
 	r.outgoing(in)
 	r.forward(in)
 	r.input(in)
+	r.apart(in)
 	return r
 }
 
 func (r *Rows) ports(in Input) {
-	local := make(map[string]bool)
+	local, internal := make(map[string]bool), in.internal()
 	for _, m := range in.Mappings {
 		r.Holds[m.Port] = ""
 		i := slices.IndexFunc(in.Endpoints[m.Owner], func(a netip.Addr) bool { return a.Is4() == m.Port.IP.Is4() })
-		if i < 0 {
+		if i < 0 || internal[in.Endpoints[m.Owner][i].Unmap()] {
 			continue
 		}
 		r.Ports[m.Port] = Rule{To: netip.AddrPortFrom(in.Endpoints[m.Owner][i], m.Target)}
@@ -95,7 +100,7 @@ func (r *Rows) outgoing(in Input) {
 		if family == 4 && len(r.Loopback) > 0 {
 			put("local", fmt.Sprintf("-s 127.0.0.0/8 -o %s -j %s", links, as))
 		}
-		hidden := false
+		hidden := r.hide(in, family, put)
 		for _, p := range in.Pools {
 			if familyOf(p.CIDR.Addr()) == family && p.Outgoing {
 				put("way out "+p.CIDR.String(), fmt.Sprintf("-s %s -j MASQUERADE --random-fully", p.CIDR))
@@ -105,6 +110,7 @@ func (r *Rows) outgoing(in Input) {
 		if !hidden {
 			continue
 		}
+		r.expose(in, family, put)
 		for _, p := range in.Pools {
 			if familyOf(p.CIDR.Addr()) == family {
 				put("to "+p.CIDR.String(), fmt.Sprintf("-d %s -j RETURN", p.CIDR))
@@ -140,7 +146,9 @@ func (r *Rows) input(in Input) {
 		if a.Is4() { // a link that once took such packets goes on to
 			r.Input[LoopbackGuard()] = Drop("-d 127.0.0.0/8 -i " + links + " -m conntrack ! --ctstate RELATED,ESTABLISHED")
 		}
-		spec := fmt.Sprintf("-d %s -i %s -p tcp -m tcp --dport %d -j ACCEPT", netip.PrefixFrom(a, a.BitLen()), links, MetadataPort)
+		// Networks have gateways of their own, all of them link-local.
+		local := netip.PrefixFrom(a, map[bool]int{true: 16, false: 64}[a.Is4()]).Masked()
+		spec := fmt.Sprintf("-d %s -i %s -p tcp -m tcp --dport %d -j ACCEPT", local, links, MetadataPort)
 		r.Input[EntryKey{"metadata", familyOf(a)}] = EntryOf(spec)
 	}
 }

@@ -50,7 +50,7 @@ func render(r nat.Rows) string {
 	for _, chain := range []struct {
 		name    string
 		entries map[nat.EntryKey]nat.Entry
-	}{{"snat", r.Outgoing}, {"forward", r.Forward}, {"input", r.Input}} {
+	}{{"snat", r.Outgoing}, {"forward", r.Forward}, {"input", r.Input}, {"apart", r.Apart}} {
 		for k, e := range chain.entries {
 			all = append(all, fmt.Sprintf("%s%d %q: %s", chain.name, k.Family, k.Name, e))
 		}
@@ -74,8 +74,8 @@ hold 0.0.0.0:9090/tcp
 hold 192.0.2.1:53/udp
 hold [::]:8080/tcp
 input4 "loopback": -d 127.0.0.0/8 -i fl+ -m conntrack ! --ctstate RELATED,ESTABLISHED -j DROP
-input4 "metadata": -d 169.254.1.1/32 -i fl+ -p 6 -m tcp --dport 8088 -j ACCEPT
-input6 "metadata": -d fe80::1/128 -i fl+ -p 6 -m tcp --dport 8088 -j ACCEPT
+input4 "metadata": -d 169.254.0.0/16 -i fl+ -p 6 -m tcp --dport 8088 -j ACCEPT
+input6 "metadata": -d fe80::/64 -i fl+ -p 6 -m tcp --dport 8088 -j ACCEPT
 loopback web
 port 0.0.0.0:8080/tcp to 10.88.1.5:80
 port 192.0.2.1:53/udp to 10.88.1.6:5353
