@@ -21,7 +21,9 @@ import (
 	"github.com/fairlead-net/fairlead/bgp"
 	"github.com/fairlead-net/fairlead/cli"
 	"github.com/fairlead-net/fairlead/config"
+	"github.com/fairlead-net/fairlead/docker"
 	"github.com/fairlead-net/fairlead/endpoint"
+	"github.com/fairlead-net/fairlead/fastpath"
 	"github.com/fairlead-net/fairlead/ipam"
 	"github.com/fairlead-net/fairlead/nat"
 	"github.com/fairlead-net/fairlead/reconcile"
@@ -53,6 +55,9 @@ func anew() error {
 	exe, err := os.Executable()
 	if err != nil {
 		return fmt.Errorf("find own executable: %w", err)
+	}
+	if err := docker.PassOn(); err != nil {
+		return err
 	}
 	if err := syscall.Exec(exe, os.Args, os.Environ()); err != nil {
 		return fmt.Errorf("start %s anew: %w", exe, err)
@@ -116,6 +121,7 @@ type host struct {
 	filter  *nat.Kernel
 	holds   *nat.Holds
 	links   *endpoint.Links
+	fast    *fastpath.Kernel
 	hangUp  func() error // ends the speaker; nil without one
 	speaker agent.Speaker
 }
@@ -214,8 +220,20 @@ func (h *host) openTables() (err error) {
 		return err
 	}
 	h.holds = h.filter.Holds(h.cfg.Fastpath.PinDir)
-	h.links, err = endpoint.NewLinks()
-	return err
+	if h.links, err = endpoint.NewLinks(); err != nil {
+		return err
+	}
+	f := h.cfg.Fastpath
+	if h.fast, err = fastpath.Open(f.PinDir, h.cfg.Agent().FastSizes); err != nil {
+		return err
+	}
+	if f.Mode != config.On {
+		return nil
+	}
+	if err := h.fast.Begin(); err != nil {
+		return fmt.Errorf("start the fast path, which [fastpath] mode = \"on\" demands: %w", err)
+	}
+	return nil
 }
 
 func (h *host) agent(src *source, log *slog.Logger) (*agent.Agent, error) {
@@ -245,6 +263,11 @@ func (h *host) tables() agent.Kernel {
 		Members: h.filter.Sets(), Filter: h.filter.Input(age),
 		NAT: agent.NATTables{
 			Holds: h.holds, Ports: h.filter.Ports(age), Outgoing: h.filter.Outgoing(age), Forward: h.filter.Forward(age),
+			Apart: h.filter.Apart(age),
+		},
+		Fast: agent.FastTables{
+			Engine: h.fast, Translator: h.filter, Settings: h.fast.Settings(), Nodes: h.fast.Nodes(), Sides: h.fast.Sides(),
+			Endpoints: h.fast.Endpoints(), Routes: h.fast.Routes(), Hooks: h.fast.Hooks(),
 		},
 		Sysctls: func(want map[string]string) reconcile.Target[string, string] { return h.kernel.Sysctls(want) },
 	}
@@ -261,10 +284,7 @@ func (h *host) serve(ctx context.Context, a *agent.Agent, src *source, log *slog
 		return err
 	}
 	group, ctx := errgroup.WithContext(ctx)
-	group.Go(func() error { return a.Run(ctx) })
-	group.Go(func() error { return a.Serve(ctx, api) })
-	group.Go(func() error { return a.ServeMetadata(ctx) })
-	group.Go(func() error { return reloads(ctx, a, src, log) })
+	// Before the API answers: who has heard from the daemon finds its metrics too.
 	if h.cfg.API.Metrics.IsValid() {
 		l, err := net.Listen("tcp", h.cfg.API.Metrics.String())
 		if err != nil {
@@ -274,6 +294,11 @@ func (h *host) serve(ctx context.Context, a *agent.Agent, src *source, log *slog
 			group.Go(func() error { return a.ServeMetrics(ctx, l) })
 		}
 	}
+	group.Go(func() error { return a.Run(ctx) })
+	group.Go(func() error { return a.Serve(ctx, api) })
+	group.Go(func() error { return a.ServeMetadata(ctx) })
+	group.Go(func() error { return reloads(ctx, a, src, log) })
+	group.Go(func() error { return dock(ctx, h.cfg.Docker, a, log) })
 	log.Info("fairlead runs", "node", h.cfg.Node.Name, "address", h.cfg.Node.Address, "version", version())
 	err = group.Wait()
 	if !errors.Is(err, agent.ErrMoved) { // the service goes on
@@ -289,6 +314,9 @@ func (h *host) close() {
 	}
 	if h.links != nil {
 		_ = h.links.Close()
+	}
+	if h.fast != nil {
+		_ = h.fast.Close()
 	}
 	if h.kernel != nil {
 		_ = h.kernel.Close()

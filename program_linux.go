@@ -138,6 +138,7 @@ func settings(path string) (cli.Settings, error) {
 		Interval: cfg.Reconcile.Interval,
 		Mode:     cfg.Tunnel.Mode,
 		Accept:   cfg.Tunnel.Accept,
+		Docker:   cli.DockerSettings{Enable: string(cfg.Docker.Enable), Socket: cfg.Docker.Socket, API: cfg.Docker.API},
 		BGP:      cli.Ports{Listen: cfg.BGP.Listen, BGP: int(cfg.BGP.Port), VXLAN: int(cfg.Tunnel.VXLANPort), VNI: cfg.Tunnel.VNI},
 	}
 	for _, e := range cfg.Endpoints {

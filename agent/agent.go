@@ -40,6 +40,8 @@ type Underlay interface {
 	Hops(ctx context.Context, next []netip.Addr) (map[netip.Addr]tunnel.Hop, error)
 	// Shadowed finds those of our prefixes for which the kernel uses a foreign route, with that route as text.
 	Shadowed(ctx context.Context, ours []netip.Prefix) (map[netip.Prefix]string, error)
+	// Foreign is the routes of others inside the pools.
+	Foreign(ctx context.Context, pools []netip.Prefix) ([]tunnel.Foreign, error)
 	ReadSysctl(path string) (string, error)
 	Swept(path string) (map[string]string, error) // other kernel parameters that writing this one changes
 	Watch(ctx context.Context) (tunnel.Pokes, error)
@@ -69,6 +71,7 @@ type Agent struct {
 	ladder   *ladder
 	patrol   *patrol
 	trial    *trial
+	trailer  *trailer
 	metadata *metadata
 	metrics  *metrics
 	news     *news
@@ -91,6 +94,7 @@ type state struct {
 	uninstall   bool
 	refused     error         // why the last reload was refused
 	unpublished error         // why not all ports of the config are there
+	uncalled    error         // why Docker can not call
 	last        outcome       // of the latest pass
 	passed      chan struct{} // closed by the next pass
 }
@@ -133,7 +137,7 @@ func (o *outcome) problem() error {
 func New(cfg Config, r Rooms) (*Agent, error) {
 	watch := newPatrol(r.Kernel.Insides, r.Log)
 	a := &Agent{
-		room: r, started: r.Now(), patrol: watch, trial: newTrial(r.Prober, r.Log), ladder: newLadder(r.Kernel, r.Speaker, watch),
+		room: r, started: r.Now(), patrol: watch, trial: newTrial(r.Prober, r.Log), trailer: newTrailer(r.Kernel.Fast, r.Log), ladder: newLadder(r.Kernel, r.Speaker, watch),
 		locks: names{held: make(map[string]chan struct{})}, metadata: newMetadata(),
 		asked: make(chan struct{}, 1), stopped: make(chan struct{}),
 		gone: make(map[string]time.Time), records: store.NewReader(endpoints()),

@@ -1,14 +1,17 @@
 package agent
 
 import (
+	"cmp"
 	"fmt"
 	"net/netip"
 	"slices"
+	"strings"
 	"time"
 
 	"github.com/fairlead-net/fairlead/bgp"
 	"github.com/fairlead-net/fairlead/endpoint"
 	"github.com/fairlead-net/fairlead/ipam"
+	"github.com/fairlead-net/fairlead/nat"
 	"github.com/fairlead-net/fairlead/store"
 	"github.com/fairlead-net/fairlead/tunnel"
 )
@@ -29,7 +32,7 @@ func (a *Agent) Status() Status {
 	s := Status{
 		Node: cfg.Node.Name, Address: cfg.Node.Address, UUID: a.room.DB.NodeUUID().String(), Version: a.room.Version,
 		UptimeSeconds: int64(a.room.Now().Sub(a.started).Seconds()), Revision: o.rev, Endpoints: len(o.in.records),
-		Fastpath: "off", Offload: string(a.trial.known()), LastPass: o.finished, ConfigFile: cfg.File, Drained: o.in.drained, DriftRepaired: a.metrics.repairedSoFar(),
+		Fastpath: a.fastWords(&o), FastpathBytes: a.fastBytes(), Offload: string(a.trial.known()), LastPass: o.finished, ConfigFile: cfg.File, Drained: o.in.drained, DriftRepaired: a.metrics.repairedSoFar(),
 	}
 	if refused != nil {
 		s.ConfigError = refused.Error()
@@ -82,7 +85,7 @@ func (a *Agent) problems(o *outcome, s *Status) []string {
 	}
 	if outside := a.room.Ledger.Outside(a.pools()); len(outside) > 0 {
 		all = append(all, fmt.Sprintf("%d addresses in use are in no block of this host, so no other host reaches them, such as %s of %s: detach and attach them again, or put their pool and block back",
-			len(outside), outside[0].Address, outside[0].Owner))
+			len(outside), outside[0].Address, a.tenantOf(outside[0])))
 	}
 	if s.ConfigError != "" {
 		all = append(all, "the changed config was refused, the old one is in force: "+s.ConfigError)
@@ -105,6 +108,15 @@ func (a *Agent) problems(o *outcome, s *Status) []string {
 		}
 		all = append(all, fmt.Sprintf("route %s via %s is not used: %s", r.Prefix, join(r.Via), r.Reason))
 	}
+	for _, id := range nat.Ambiguous(fences(o.in.networks)) {
+		all = append(all, fmt.Sprintf("network %s is kept apart, and another has addresses of its subnet: its containers do not reach each other across hosts: give each a subnet of its own", titleOf(o.in.networks, id)))
+	}
+	if o.in.fast.why != "" && o.in.cfg.Fast == FastOn {
+		all = append(all, "containers' packets take the kernel's way, though [fastpath] mode is \"on\": "+o.in.fast.why)
+	}
+	if _, err := a.trailer.pending(); err != nil && o.in.fast.on {
+		all = append(all, "not all of the fast path is at work, and the kernel carries what it does not: "+err.Error())
+	}
 	if o.in.checksums == tunnel.VerdictBad {
 		all = append(all, "checksums that VXLAN leaves to the hardware arrive broken: offload is switched off on our devices, which costs processor time")
 	}
@@ -114,11 +126,18 @@ func (a *Agent) problems(o *outcome, s *Status) []string {
 	if err := a.portsLack(); err != nil {
 		all = append(all, err.Error())
 	}
+	if err := a.callsLack(); err != nil {
+		all = append(all, err.Error())
+	}
 	if why := a.metadata.fault(); why != "" {
 		all = append(all, why)
 	}
 	for _, r := range o.in.records {
-		if !o.in.alive[r.Name] {
+		switch {
+		case o.in.alive[r.Name] || r.Guest.Stage == stageAdmitted:
+		case r.Guest.Stage != "":
+			all = append(all, fmt.Sprintf("endpoint %s: its link is gone: docker restart %s", r.title(), r.title()))
+		default:
 			all = append(all, fmt.Sprintf("endpoint %s: its namespace %s is gone", r.Name, r.NetNS))
 		}
 	}
@@ -200,18 +219,81 @@ func showPeer(p bgp.PeerStatus, accepted int, now time.Time) Peer {
 
 // Endpoints lists what is attached here, by name.
 func (a *Agent) Endpoints() ([]Endpoint, error) {
-	all := []Endpoint{}
-	err := a.room.DB.View(func(tx *store.Tx) error {
+	records, err := a.recorded()
+	all := make([]Endpoint, 0, len(records))
+	for _, r := range records {
+		all = append(all, a.show(r))
+	}
+	slices.SortFunc(all, func(x, y Endpoint) int {
+		return cmp.Or(strings.Compare(x.Name, y.Name), strings.Compare(x.Network, y.Network))
+	})
+	return all, err
+}
+
+// recorded is every endpoint that the disk has, by the name that it is kept under.
+func (a *Agent) recorded() (all []record, err error) {
+	err = a.room.DB.View(func(tx *store.Tx) error {
 		for _, r := range endpoints().All(tx) {
-			all = append(all, a.show(r))
+			all = append(all, r)
 		}
 		return nil
 	})
 	return all, err
 }
 
+// called is the endpoint that is kept under a name, or else the oldest guest that people call so.
+func (a *Agent) called(name string) (r record, found bool, err error) {
+	r, found, err = a.record(name)
+	if found || err != nil {
+		return r, found, err
+	}
+	all, err := a.recorded()
+	for _, guest := range all {
+		if guest.Guest.Container == name && (!found || guest.Created.Before(r.Created)) {
+			r, found = guest, true
+		}
+	}
+	return r, found, err
+}
+
+// Leases are all leases of this host, by address. Those of guests are told under the name that people know.
+func (a *Agent) Leases() ([]Lease, error) {
+	records, err := a.recorded()
+	titles := titlesOf(records)
+	all := a.room.Ledger.Leases()
+	for i, l := range all {
+		if title := titles[l.Address]; l.Owner == guestOwner+l.Address.String() && title != "" {
+			all[i].Owner = title
+		}
+	}
+	return all, err
+}
+
+// titlesOf are the names that people know, by address.
+func titlesOf(records []record) map[netip.Addr]string {
+	titles := make(map[netip.Addr]string)
+	for _, r := range records {
+		for _, ip := range r.Addresses {
+			titles[ip] = r.title()
+		}
+	}
+	return titles
+}
+
+// tenantOf says who has a lease so that people know who to ask for it.
+func (a *Agent) tenantOf(l Lease) string {
+	if l.Owner != guestOwner+l.Address.String() {
+		return l.Owner
+	}
+	records, _ := a.recorded() // without the store it is Docker's all the same
+	if title := titlesOf(records)[l.Address]; title != "" {
+		return title + ", a container of Docker,"
+	}
+	return "Docker"
+}
+
 func (a *Agent) endpointNamed(name string) (Endpoint, error) {
-	r, found, err := a.record(name)
+	r, found, err := a.called(name)
 	if err == nil && !found {
 		err = fmt.Errorf("%w: no endpoint %q here: fairlead endpoints lists them", ErrNotFound, name)
 	}
@@ -223,19 +305,31 @@ func (a *Agent) endpointNamed(name string) (Endpoint, error) {
 
 // show is a record as the API tells it.
 func (a *Agent) show(r record) Endpoint {
-	ports := a.portsOf(r.Name)
 	a.mu.Lock()
-	defer a.mu.Unlock()
-	return showEndpoint(r, a.state.cfg.Node.Name, ports)
+	node, all := a.state.cfg.Node.Name, a.state.last.in.networks
+	a.mu.Unlock()
+	return showEndpoint(r, node, all, a.mappingsOf(r))
 }
 
-func showEndpoint(r record, node string, ports []Port) Endpoint {
+// mappingsOf is what the book has for an endpoint, under each of its names.
+func (a *Agent) mappingsOf(r record) []nat.Mapping {
+	all := a.room.Ports.Of(r.Name)
+	if r.Guest.Container != "" {
+		all = append(all, a.room.Ports.Of(r.Guest.Container)...)
+	}
+	return all
+}
+
+func showEndpoint(r record, node string, all []Network, mappings []nat.Mapping) Endpoint {
 	if r.Labels == nil {
 		r.Labels = map[string]string{}
 	}
+	if i := slices.IndexFunc(all, func(n Network) bool { return n.ID == r.Network && n.Name != "" }); i >= 0 {
+		r.Network = all[i].Name
+	}
 	return Endpoint{
-		Name: r.Name, ID: r.ID, Node: node, Network: r.Network, Addresses: r.Addresses,
-		MAC: endpoint.ContainerMAC(r.Addresses[0]).String(), IfName: r.IfName, HostIfName: endpoint.HostIf(r.Name),
-		NetNS: r.NetNS, Labels: r.Labels, Ports: ports, Created: r.Created,
+		Name: r.title(), ID: r.ID, Node: node, Network: r.Network, Addresses: r.Addresses,
+		MAC: r.row().MAC.String(), IfName: r.IfName, HostIfName: endpoint.HostIf(r.Name),
+		NetNS: r.NetNS, Labels: r.Labels, Ports: portsOf(mappings, r), Created: r.Created,
 	}
 }

@@ -126,7 +126,9 @@ func (a *Agent) handler() http.Handler {
 	read("ports", func(*http.Request) (any, error) { return a.Ports(), nil })
 	read("env/{name}", func(r *http.Request) (any, error) { return a.Environment(r.PathValue("name")) })
 	mux.HandleFunc("GET /v1/events", a.streamEvents)
-	read("leases", func(*http.Request) (any, error) { return a.room.Ledger.Leases(), nil })
+	read("trace", a.getTrace)
+	mux.HandleFunc("GET /v1/trace/live", a.streamSightings)
+	read("leases", func(*http.Request) (any, error) { return a.Leases() })
 
 	write("POST /v1/endpoints", a.postEndpoint)
 	write("DELETE /v1/endpoints/{name}", func(r *http.Request) (any, error) {
@@ -209,7 +211,7 @@ func statusOf(err error) int {
 		return http.StatusConflict
 	case errors.Is(err, ErrRefused):
 		return http.StatusUnprocessableEntity
-	case errors.Is(err, nat.ErrNoPort), errors.Is(err, errCrowded), errors.Is(err, ipam.ErrExhausted), errors.Is(err, ipam.ErrNoBlock), errors.Is(err, ipam.ErrHeld), errors.Is(err, ErrStopped):
+	case errors.Is(err, nat.ErrNoPort), errors.Is(err, errCrowded), errors.Is(err, errUnseen), errors.Is(err, ipam.ErrExhausted), errors.Is(err, ipam.ErrNoBlock), errors.Is(err, ipam.ErrHeld), errors.Is(err, ErrStopped):
 		return http.StatusServiceUnavailable
 	case errors.Is(err, context.DeadlineExceeded):
 		return http.StatusGatewayTimeout

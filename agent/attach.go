@@ -59,9 +59,12 @@ func (a *Agent) Attach(ctx context.Context, req AttachRequest) (e Endpoint, fres
 		Name: req.Name, ID: uuid.NewString(), Network: req.Network, NetNS: path, NSInode: inode, IfName: req.IfName,
 		Labels: req.Labels, Created: a.room.Now().UTC(),
 	}
-	old, found, err := a.record(req.Name)
+	old, found, err := a.called(req.Name)
 	if err != nil {
 		return e, false, fmt.Errorf("attach %s: %w", req.Name, err)
+	}
+	if found && old.Guest.Stage != "" {
+		return e, false, fmt.Errorf("attach %s: %w: a container of Docker is called so", req.Name, ErrConflict)
 	}
 	if found {
 		if err := replaceable(old, r, req); err != nil {
@@ -92,19 +95,28 @@ func (a *Agent) Detach(ctx context.Context, name string) error {
 		return fmt.Errorf("detach %s: %w", name, err)
 	}
 	defer unlock()
-	if err := a.takeBack(ctx, name); err != nil {
+	r, found, err := a.called(name)
+	switch {
+	case err != nil:
+	case found && r.Guest.Stage != "":
+		err = a.evict(ctx, r, name)
+	default:
+		err = a.takeBack(ctx, name)
+	}
+	if err != nil {
 		return fmt.Errorf("detach %s: %w", name, err)
 	}
 	return nil
 }
 
-// plain tells whether s is of letters, digits, '_', '.', '-', at most most of them, and does not begin with a sign.
-func plain(s string, most int) bool {
+// PlainName tells whether s can be the name of something here: letters, digits, '_', '.', '-', at most 128 of them, the
+// first a letter or digit. Docker allows its containers and networks no others.
+func PlainName(s string) bool {
 	sign := func(c rune) bool { return strings.ContainsRune("_.-", c) }
 	other := func(c rune) bool {
 		return !sign(c) && (c < '0' || c > '9') && (c < 'A' || c > 'Z') && (c < 'a' || c > 'z')
 	}
-	return s != "" && len(s) <= most && !sign(rune(s[0])) && strings.IndexFunc(s, other) < 0
+	return s != "" && len(s) <= maxName && !sign(rune(s[0])) && strings.IndexFunc(s, other) < 0
 }
 
 func checkAttach(req *AttachRequest) error {
@@ -122,9 +134,9 @@ func checkAttach(req *AttachRequest) error {
 		size = max(size, len(k)+len(v))
 	}
 	switch {
-	case !plain(req.Name, maxName):
+	case !PlainName(req.Name):
 		return fmt.Errorf("%w: name %q: use 1 to 128 letters, digits, '_', '.', '-', the first a letter or digit", ErrBadRequest, req.Name)
-	case !plain(req.IfName, maxIfName) || slices.Contains([]string{"lo", "all", "default"}, req.IfName):
+	case !PlainName(req.IfName) || len(req.IfName) > maxIfName || slices.Contains([]string{"lo", "all", "default"}, req.IfName):
 		return fmt.Errorf("%w: ifname %q: use 1 to 15 letters, digits, '_', '.', '-', the first a letter or digit, and not lo, all or default", ErrBadRequest, req.IfName)
 	case req.Network != defaultNetwork:
 		return fmt.Errorf("%w: network %q: this node has only the network %q", ErrNotFound, req.Network, defaultNetwork)
@@ -215,10 +227,7 @@ func (a *Agent) commit(ctx context.Context, req AttachRequest, r, old record) (r
 
 // lease commits the endpoint with its leases and ports. While no block is chosen yet it waits for one.
 func (a *Agent) lease(ctx context.Context, r record, draft *nat.Draft, wanted []ipam.Request) (record, error) {
-	for {
-		a.mu.Lock()
-		next := a.state.passed
-		a.mu.Unlock()
+	err := a.whenBlock(ctx, func() error {
 		_, err := a.room.Ledger.LeaseWith(ctx, func(tx *store.Tx, leases []Lease) error {
 			if err := a.staying(tx); err != nil {
 				return err
@@ -229,17 +238,9 @@ func (a *Agent) lease(ctx context.Context, r record, draft *nat.Draft, wanted []
 			}
 			return errors.Join(endpoints().Put(tx, r.Name, r), draft.Write(tx))
 		}, wanted...)
-		if !errors.Is(err, ipam.ErrNoBlock) {
-			return r, err
-		}
-		select {
-		case <-next:
-		case <-a.stopped:
-			return r, errors.Join(ErrStopped, err)
-		case <-ctx.Done():
-			return r, err
-		}
-	}
+		return err
+	})
+	return r, err
 }
 
 // requests turns the wish into leases: the named pool, or the first pool of each family that is asked for.

@@ -96,10 +96,10 @@ func rivals(in inputs, p ipam.Pool, own netip.Prefix) (heard []netip.Prefix, riv
 }
 
 // missing tells whether an endpoint has neither its namespace nor its link. A namespace that another process still
-// holds keeps the link alive, whatever became of the path.
+// holds keeps the link alive, whatever became of the path. What has become of a guest that program knows that has it.
 func missing(in inputs, r record) bool {
 	_, linked := in.have.endpoints[in.rows[r.Name].HostIf]
-	return !linked && !in.alive[r.Name]
+	return !linked && !in.alive[r.Name] && r.Guest.Stage == ""
 }
 
 // look notes since when endpoints have been missing.

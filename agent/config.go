@@ -5,6 +5,7 @@ import (
 	"time"
 
 	"github.com/fairlead-net/fairlead/bgp"
+	"github.com/fairlead-net/fairlead/fastpath"
 	"github.com/fairlead-net/fairlead/ipam"
 	"github.com/fairlead-net/fairlead/nat"
 	"github.com/fairlead-net/fairlead/tunnel"
@@ -12,16 +13,18 @@ import (
 
 // Config is what the agent is told; main makes it out of the file.
 type Config struct {
-	File     string // where it came from, "" without a file
-	Node     Node
-	Pools    []ipam.Pool
-	BGP      bgp.Config
-	Tunnel   tunnel.Config
-	Interval time.Duration // of the pass that repairs silent drift
-	Socket   string        // path of the API's unix socket
-	Metrics  string        // host:port, "" = off
-	Hooks    Hooks
-	NAT      NAT
+	File      string // where it came from, "" without a file
+	Node      Node
+	Pools     []ipam.Pool
+	BGP       bgp.Config
+	Tunnel    tunnel.Config
+	Interval  time.Duration // of the pass that repairs silent drift
+	Socket    string        // path of the API's unix socket
+	Metrics   string        // host:port, "" = off
+	Hooks     Hooks
+	NAT       NAT
+	Fast      FastMode // "" is off
+	FastSizes fastpath.Sizes
 }
 
 // NAT is how ports are published, and who leaves under this host's address.

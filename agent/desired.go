@@ -9,6 +9,7 @@ import (
 
 	"github.com/fairlead-net/fairlead/bgp"
 	"github.com/fairlead-net/fairlead/endpoint"
+	"github.com/fairlead-net/fairlead/fastpath"
 	"github.com/fairlead-net/fairlead/ipam"
 	"github.com/fairlead-net/fairlead/nat"
 	"github.com/fairlead-net/fairlead/reconcile"
@@ -23,7 +24,9 @@ type desired struct {
 	filter    map[nat.EntryKey]nat.Entry // what keeps others from it, and from this host
 	nat       nat.Rows
 	loopback  map[string]string // kernel parameters of endpoints' links, which go with them
+	fast      fastpath.Rows
 	announce  []bgp.Announcement
+	mtu       int     // of containers' links, in bytes
 	routes    []Route // every route heard, used or not
 }
 
@@ -42,7 +45,7 @@ func desire(in inputs) desired {
 		return desired{Rows: tunnel.Rows{Sysctls: in.known}}
 	}
 	d := desired{endpoints: make(map[string]endpoint.Row)}
-	plan := tunnel.Input{Config: in.cfg.Tunnel, Underlay: in.underlay, MTU: in.cfg.Node.MTU, Hops: in.hops}
+	plan := tunnel.Input{Config: in.cfg.Tunnel, Underlay: in.underlay, MTU: in.cfg.Node.MTU, Hops: in.hops, Beside: in.fast.beside()}
 	plan.Offload = make(map[string]tunnel.Offload)
 	for _, name := range []string{tunnel.DeviceVXLAN, tunnel.DeviceVXLAN6} {
 		plan.Offload[name] = tunnel.ChooseOffload(in.checksums, in.have.devices[name].Offload)
@@ -61,6 +64,7 @@ func desire(in inputs) desired {
 		d.members, d.filter = strangers(d.Devices, senders(in, d.Paths), in.partners)
 	}
 	d.translate(in)
+	d.speed(in, plan.Accepts())
 	d.show(nodes)
 	if !in.drained {
 		d.announce = announcements(in, told(plan.Accepts()))
@@ -91,7 +95,7 @@ func senders(in inputs, paths []tunnel.Path) (all []netip.Addr) {
 		}
 	}
 	for _, p := range paths {
-		if p.Reason == "" {
+		if p.Reason == "" || len(p.Legs) > 0 {
 			all = append(all, p.Via...)
 		}
 	}
@@ -174,13 +178,18 @@ func refuse(in inputs, p netip.Prefix) string {
 	return ""
 }
 
-// attach wants a link for every endpoint. One whose namespace is gone keeps the link it may still have, and gets no new
-// one: a process elsewhere can hold the namespace open.
+// attach wants a link for every endpoint that has a container. One whose namespace is gone keeps the link it may still
+// have, and gets no new one: a process elsewhere can hold the namespace open.
 func (d *desired) attach(in inputs, plan *tunnel.Input) {
-	mtu := tunnel.ContainerMTU(*plan)
+	d.mtu = tunnel.ContainerMTU(*plan)
 	for _, r := range in.records {
 		row := in.rows[r.Name]
-		row.MTU = mtu
+		if row.MTU = d.mtu; r.Guest.MTU != 0 {
+			row.MTU = min(d.mtu, r.Guest.MTU)
+		}
+		if r.Guest.Stage == stageAdmitted {
+			continue
+		}
 		if !in.alive[r.Name] {
 			have, ok := in.have.endpoints[row.HostIf]
 			if !ok {
@@ -200,7 +209,7 @@ func (d *desired) show(nodes map[netip.Prefix]string) {
 	for _, p := range d.Paths {
 		d.routes = append(d.routes, Route{
 			Prefix: p.Prefix, Via: p.Via, Encap: string(p.Encap), Dev: p.Dev, MTU: p.MTU,
-			Node: nodes[p.Prefix], Installed: p.Reason == "", Reason: p.Reason,
+			Node: nodes[p.Prefix], Installed: p.Reason == "", Reason: p.Reason, Fast: d.fastTo(p), Slow: d.slowTo(p),
 		})
 	}
 	slices.SortFunc(d.routes, byPrefix)

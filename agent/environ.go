@@ -7,9 +7,9 @@ import (
 	"slices"
 	"strconv"
 	"strings"
+	"time"
 
 	"github.com/fairlead-net/fairlead/nat"
-	"github.com/fairlead-net/fairlead/store"
 )
 
 // The states of a port.
@@ -24,39 +24,69 @@ const backend = "iptables"
 
 // Ports lists every port of this host that an endpoint has, or can have, by endpoint.
 func (a *Agent) Ports() []Port {
-	there := make(map[string][]netip.Addr)
-	// Without the store a port is shown as reserved; nobody is told less of it.
-	_ = a.room.DB.View(func(tx *store.Tx) error {
-		for _, r := range endpoints().All(tx) {
-			there[r.Name] = r.Addresses
+	records, _ := a.recorded() // without the store a port is shown as reserved; nobody is told less of it
+	return showPorts(a.room.Ports.All(), tenantsOf(records))
+}
+
+// tenant is who ports of the host lead to.
+type tenant struct {
+	name      string // that it is kept under
+	title     string
+	addresses []netip.Addr
+}
+
+// tenantsOf are endpoints by the names that ports can be owned by: an endpoint's own, and what people call a guest, of
+// several the oldest.
+func tenantsOf(records []record) map[string]tenant {
+	all := make(map[string]tenant, len(records))
+	since := make(map[string]time.Time)
+	for _, r := range records {
+		if r.Guest.Container != "" && (since[r.title()].IsZero() || r.Created.Before(since[r.title()])) {
+			all[r.title()], since[r.title()] = tenant{r.Name, r.title(), r.Addresses}, r.Created
 		}
-		return nil
-	})
-	return showPorts(a.room.Ports.All(), "", there)
+	}
+	for _, r := range records {
+		all[r.Name] = tenant{r.Name, r.title(), r.Addresses}
+	}
+	return all
 }
 
 // portsOf is those of one endpoint.
-func (a *Agent) portsOf(name string) []Port {
-	r, _, _ := a.record(name) // without the store, as in Ports
-	return showPorts(a.room.Ports.Of(name), name, map[string][]netip.Addr{name: r.Addresses})
+func portsOf(all []nat.Mapping, r record) []Port {
+	var own []nat.Mapping
+	for _, m := range all {
+		if m.Owner == r.Name || m.Owner == r.Guest.Container {
+			own = append(own, m)
+		}
+	}
+	return showPorts(own, tenantsOf([]record{r}))
 }
 
-// showPorts is mappings as the API tells them: those of an owner, or all when that is empty. A port is mapped when there is
-// an endpoint with an address of its family.
-func showPorts(all []nat.Mapping, owner string, there map[string][]netip.Addr) []Port {
+// portsNamed is those of an owner, who need not be there.
+func (a *Agent) portsNamed(name string) []Port {
+	r, found, _ := a.called(name) // without the store, as in Ports
+	if !found {
+		r.Name = name
+	}
+	return portsOf(a.mappingsOf(r), r)
+}
+
+// showPorts is mappings as the API tells them. A port is mapped when there is an endpoint with an address of its family.
+func showPorts(all []nat.Mapping, there map[string]tenant) []Port {
 	ports := []Port{}
 	for _, m := range all {
-		if owner != "" && m.Owner != owner {
-			continue
+		to, known := there[m.Owner]
+		if !known {
+			to.title = m.Owner
 		}
 		p := Port{
-			Endpoint: m.Owner, HostIP: m.Port.IP, HostPort: m.Port.Number, Port: m.Target, Proto: m.Port.Proto,
+			Endpoint: to.title, HostIP: m.Port.IP, HostPort: m.Port.Number, Port: m.Target, Proto: m.Port.Proto,
 			Backend: backend, State: portReserved,
 		}
 		switch {
 		case m.Resting():
 			p.State = portResting
-		case slices.ContainsFunc(there[m.Owner], func(a netip.Addr) bool { return a.Is4() == m.Port.IP.Is4() }):
+		case slices.ContainsFunc(to.addresses, func(a netip.Addr) bool { return a.Is4() == m.Port.IP.Is4() }):
 			p.State = portMapped
 		}
 		ports = append(ports, p)
@@ -71,7 +101,7 @@ func showPorts(all []nat.Mapping, owner string, there map[string][]netip.Addr) [
 // Environment is what an application learns of the ports that it has on this host. The error wraps ErrNotFound when there
 // is neither an endpoint nor a reservation of that name.
 func (a *Agent) Environment(name string) ([]Variable, error) {
-	_, found, err := a.record(name)
+	_, found, err := a.called(name)
 	if err == nil && !found && len(a.room.Ports.Of(name)) == 0 {
 		err = fmt.Errorf("%w: no endpoint %q here, and no port is reserved for it: fairlead endpoints and fairlead ports list them", ErrNotFound, name)
 	}
@@ -82,7 +112,7 @@ func (a *Agent) Environment(name string) ([]Variable, error) {
 }
 
 func (a *Agent) environment(name string) []Variable {
-	return environment(a.portsOf(name), a.hostAddresses())
+	return environment(a.portsNamed(name), a.hostAddresses())
 }
 
 // hostAddresses are this host's, as others know it: IPv4 first.

@@ -216,13 +216,13 @@ func merge[T any](old, now []T, compare func(a, b T) int, each func(old, now *T)
 }
 
 func (d *difference) tellEndpoint(word string, r record) {
-	view := showEndpoint(r, d.o.in.cfg.Node.Name, showPorts(d.o.in.mappings, r.Name, map[string][]netip.Addr{r.Name: r.Addresses}))
+	view := showEndpoint(r, d.o.in.cfg.Node.Name, d.o.in.networks, d.o.in.mappings)
 	d.tell(Event{Event: word, Endpoint: &view})
 }
 
 func sameEndpoint(a, b record) bool {
 	return a.ID == b.ID && a.NetNS == b.NetNS && a.NSInode == b.NSInode && a.IfName == b.IfName && a.Network == b.Network &&
-		slices.Equal(a.Addresses, b.Addresses) && maps.Equal(a.Labels, b.Labels)
+		slices.Equal(a.Addresses, b.Addresses) && maps.Equal(a.Labels, b.Labels) && a.Guest.Container == b.Guest.Container
 }
 
 // linked tells whether the pass found the endpoint's link, made into the namespace that it should lead to.

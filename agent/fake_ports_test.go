@@ -61,14 +61,15 @@ type translation struct {
 	ports    watched[nat.Port, nat.Rule]
 	outgoing watched[nat.EntryKey, nat.Entry]
 	forward  watched[nat.EntryKey, nat.Entry]
+	fence    watched[nat.EntryKey, nat.Entry]
 }
 
 func (t *translation) tables() agent.NATTables {
-	return agent.NATTables{Holds: &t.holds, Ports: &t.ports, Outgoing: &t.outgoing, Forward: &t.forward}
+	return agent.NATTables{Holds: &t.holds, Ports: &t.ports, Outgoing: &t.outgoing, Forward: &t.forward, Apart: &t.fence}
 }
 
 func (t *translation) text() []string {
-	return slices.Concat(t.holds.text("hold"), t.ports.text("port"), t.outgoing.text("outgoing"), t.forward.text("forward"))
+	return slices.Concat(t.holds.text("hold"), t.ports.text("port"), t.outgoing.text("outgoing"), t.forward.text("forward"), t.fence.text("fence"))
 }
 
 // book is the ports that a store knows, held in the world.

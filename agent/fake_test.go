@@ -285,6 +285,7 @@ func (b beneath) ProbeOffload(context.Context, string, netip.Addr, netip.Addr) (
 	return tunnel.VerdictUnknown, nil
 }
 
+func (beneath) Foreign(context.Context, []netip.Prefix) ([]tunnel.Foreign, error) { return nil, nil }
 func (b beneath) Shadowed(context.Context, []netip.Prefix) (map[netip.Prefix]string, error) {
 	return nil, nil
 }

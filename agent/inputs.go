@@ -12,6 +12,7 @@ import (
 
 	"github.com/fairlead-net/fairlead/bgp"
 	"github.com/fairlead-net/fairlead/endpoint"
+	"github.com/fairlead-net/fairlead/ipam"
 	"github.com/fairlead-net/fairlead/nat"
 	"github.com/fairlead-net/fairlead/store"
 	"github.com/fairlead-net/fairlead/tunnel"
@@ -22,6 +23,7 @@ type inputs struct {
 	rev       uint64
 	cfg       Config
 	records   []record
+	networks  []Network
 	blocks    map[string]netip.Prefix // by pool
 	leased    map[string]int          // addresses in use, by pool
 	mappings  []nat.Mapping           // every port that somebody has
@@ -37,7 +39,8 @@ type inputs struct {
 	have      tables                  // what the kernel has of ours
 	rows      map[string]endpoint.Row // what the records want, less the MTU, by name
 	alive     map[string]bool         // endpoints whose namespace is still the one they were attached to
-	checksums tunnel.Verdict          // on leaving those inside of VXLAN to the hardware
+	fast      fast
+	checksums tunnel.Verdict // on leaving those inside of VXLAN to the hardware
 	drained   bool
 	uninstall bool
 	fault     error // the underlay could not be read; what was last seen of it stands in
@@ -57,6 +60,7 @@ func (a *Agent) read(ctx context.Context) (inputs, error) {
 		in.blocks[u.Pool], in.leased[u.Pool] = u.Block, u.Leased
 	}
 	in.checksums = a.trial.known()
+	a.readFast(&in)
 	in.routes, in.complete = a.room.Speaker.Routes()
 	in.settled = in.complete || a.room.Now().Sub(a.started) > blockPatience
 	var all errgroup.Group
@@ -76,13 +80,21 @@ func (a *Agent) read(ctx context.Context) (inputs, error) {
 }
 
 // judge asks for the namespaces of those endpoints whose link is not as it should be: a sound link proves its namespace.
+// Where a guest's is, only the program knows that has it: its link lives while it is there.
 func (in *inputs) judge() {
 	in.rows, in.alive = make(map[string]endpoint.Row, len(in.records)), make(map[string]bool, len(in.records))
 	for _, r := range in.records {
 		row := r.row()
 		have, ok := in.have.endpoints[row.HostIf]
 		in.rows[r.Name] = row
-		in.alive[r.Name] = ok && have.NSInode == r.NSInode && have.MTU != 0 || endpoint.Alive(row)
+		switch r.Guest.Stage {
+		case "":
+			in.alive[r.Name] = ok && have.NSInode == r.NSInode && have.MTU != 0 || endpoint.Alive(row)
+		case stageJoining:
+			in.alive[r.Name] = true
+		default:
+			in.alive[r.Name] = ok
+		}
 	}
 }
 
@@ -94,6 +106,9 @@ func (a *Agent) readStore(in *inputs) error {
 		}
 		for path, v := range sysctls().All(tx) {
 			in.known[path] = v
+		}
+		for _, n := range networks().All(tx) {
+			in.networks = append(in.networks, n)
 		}
 		var err error
 		in.lived, _, err = lived().Get(tx, livedKey)
@@ -111,6 +126,9 @@ func (a *Agent) readUnderlay(ctx context.Context, in *inputs) error {
 	u, err := a.room.Underlay.Underlay(ctx, in.cfg.Node.Address)
 	if err == nil {
 		u.Tunnels, err = a.room.Underlay.Supports(ctx, in.cfg.Tunnel.Mode.Tunnels())
+	}
+	if err == nil && in.fast.on {
+		u.Foreign, err = a.room.Underlay.Foreign(ctx, cidrs(in.cfg.Pools))
 	}
 	if err == nil {
 		in.underlay = u
@@ -171,4 +189,12 @@ func (a *Agent) leaveOutGone(known map[string]string) error {
 		}
 	}
 	return nil
+}
+
+func cidrs(pools []ipam.Pool) []netip.Prefix {
+	all := make([]netip.Prefix, len(pools))
+	for i, p := range pools {
+		all[i] = p.CIDR
+	}
+	return all
 }

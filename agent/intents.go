@@ -104,7 +104,7 @@ func (a *Agent) movable(now, pools []ipam.Pool) error {
 	for _, l := range a.room.Ledger.Outside(pools) {
 		if !slices.Contains(before, l) {
 			return fmt.Errorf("pool %s: %s is in use by %s and would be in no block of this host any more: detach it first, or keep its pool and block",
-				l.Pool, l.Address, l.Owner)
+				l.Pool, l.Address, a.tenantOf(l))
 		}
 	}
 	return nil
@@ -180,11 +180,14 @@ var errTakenBack = errors.New("the uninstall was taken back")
 
 // forget ends an uninstall, in one commit: what the store knows of endpoints and kernel parameters goes, and the intent.
 func (a *Agent) forget(ctx context.Context, in *inputs) error {
-	names := make([]string, len(in.records))
+	names, owners := make([]string, len(in.records)), make([]string, 0, len(in.records))
 	for i, r := range in.records {
 		names[i] = r.Name
+		for _, ip := range r.Addresses {
+			owners = append(owners, r.tenure(ip))
+		}
 	}
-	err := a.room.Ledger.ReleaseAll(ctx, names, func(tx *store.Tx) error {
+	err := a.room.Ledger.ReleaseAll(ctx, slices.Compact(owners), func(tx *store.Tx) error {
 		wanted, err := leaving(tx)
 		if err == nil && !wanted {
 			err = errTakenBack
@@ -208,7 +211,7 @@ func (a *Agent) forget(ctx context.Context, in *inputs) error {
 
 // LeaseAddress gives an address to an owner who keeps it until giving it back.
 func (a *Agent) LeaseAddress(ctx context.Context, req LeaseRequest) (Lease, error) {
-	if !plain(req.Owner, maxName) {
+	if !PlainName(req.Owner) {
 		return Lease{}, fmt.Errorf("%w: owner %q: use 1 to 128 letters, digits, '_', '.', '-'", ErrBadRequest, req.Owner)
 	}
 	unlock, err := a.locks.lock(ctx, req.Owner)

@@ -2,6 +2,7 @@ package agent
 
 import (
 	"context"
+	"errors"
 	"fmt"
 	"net/netip"
 
@@ -24,6 +25,7 @@ type Kernel struct {
 	Filter     Filter
 	Insides    Insides
 	NAT        NATTables
+	Fast       FastTables
 }
 
 // NATTables are the kernel's tables of address translation.
@@ -32,6 +34,7 @@ type NATTables struct {
 	Ports    Watched[nat.Port, nat.Rule]
 	Outgoing Watched[nat.EntryKey, nat.Entry]
 	Forward  Watched[nat.EntryKey, nat.Entry]
+	Apart    Watched[nat.EntryKey, nat.Entry]
 }
 
 // Watched is a table that tells when others changed it.
@@ -64,6 +67,7 @@ type Filter interface {
 type Insides interface {
 	Inspect(ctx context.Context, rows []endpoint.Row) (drifted []string, err error) // host link names
 	Mend(ctx context.Context, r endpoint.Row) error
+	Loose(ctx context.Context, hostIfs []string) (map[string]bool, error) // no container has the inside
 }
 
 // ladder is the order of the tables: puts climb it, prunes descend it.
@@ -83,15 +87,20 @@ type ladder struct {
 	ports      *reconcile.Table[nat.Port, nat.Rule]
 	outgoing   *reconcile.Table[nat.EntryKey, nat.Entry]
 	forward    *reconcile.Table[nat.EntryKey, nat.Entry]
+	fence      *reconcile.Table[nat.EntryKey, nat.Entry]
+	fast       *fastLadder // nil without a fast path
 	patrol     *patrol
 	parameters *parameters // of sysctls
 	links      *parameters // of loopback
 	speaker    Speaker
+	sets       Members
 }
 
 // What reports call some tables.
 const (
 	tableRoute = "route"
+	tableFence = "fence"
+	tableSet   = "set"
 	tableHold  = "hold"
 	tablePort  = "port"
 )
@@ -99,7 +108,7 @@ const (
 func newLadder(k Kernel, speaker Speaker, p *patrol) *ladder {
 	s, own := &parameters{of: k.Sysctls}, &parameters{of: k.Sysctls}
 	return &ladder{
-		members:    reconcile.NewTable("set", reconcile.Target[nat.Member, nat.Fault](k.Members)),
+		members:    reconcile.NewTable(tableSet, reconcile.Target[nat.Member, nat.Fault](k.Members)),
 		filter:     reconcile.NewTable("filter", reconcile.Target[nat.EntryKey, nat.Entry](k.Filter)),
 		devices:    reconcile.NewTable("device", k.Devices),
 		endpoints:  reconcile.NewTable("endpoint", k.Endpoints).Alone(),
@@ -114,10 +123,13 @@ func newLadder(k Kernel, speaker Speaker, p *patrol) *ladder {
 		ports:      reconcile.NewTable(tablePort, reconcile.Target[nat.Port, nat.Rule](k.NAT.Ports)).Alone(),
 		outgoing:   reconcile.NewTable("outgoing", reconcile.Target[nat.EntryKey, nat.Entry](k.NAT.Outgoing)).Alone(),
 		forward:    reconcile.NewTable("forward", reconcile.Target[nat.EntryKey, nat.Entry](k.NAT.Forward)).Alone(),
+		fence:      reconcile.NewTable(tableFence, reconcile.Target[nat.EntryKey, nat.Entry](k.NAT.Apart)).Alone(),
+		fast:       newFastLadder(k.Fast),
 		patrol:     p,
 		parameters: s,
 		links:      own,
 		speaker:    speaker,
+		sets:       k.Members,
 	}
 }
 
@@ -135,6 +147,8 @@ type tables struct {
 	ports      map[nat.Port]nat.Rule
 	outgoing   map[nat.EntryKey]nat.Entry
 	forward    map[nat.EntryKey]nat.Entry
+	fence      map[nat.EntryKey]nat.Entry
+	fast       fastHave
 }
 
 // read lists all but the endpoints' links, whose listing can go on beside it. What can not be read is left to its rung,
@@ -151,6 +165,8 @@ func (l *ladder) read(ctx context.Context, t *tables) {
 	t.ports, _ = l.ports.List(ctx)
 	t.outgoing, _ = l.outgoing.List(ctx)
 	t.forward, _ = l.forward.List(ctx)
+	t.fence, _ = l.fence.List(ctx)
+	t.fast = l.fast.read(ctx)
 }
 
 // apply brings the kernel and the peers to d. While the RIB is not complete, nothing that a route could still ask for
@@ -161,8 +177,10 @@ func (l *ladder) apply(ctx context.Context, d desired, have tables, complete boo
 	l.patrol.expect(d.endpoints)
 	defer l.patrol.settle()
 	inside := func(nat.EntryKey, nat.Entry) bool { return !complete } // the way to other nodes may ask for it still
-	return reconcile.Climb(ctx,
-		l.members.Known(have.members, d.members, func(nat.Member, nat.Fault) bool { return !complete }),
+	rungs := []reconcile.Rung{
+		reconcile.Whole(tableSet, func(ctx context.Context) error { return l.expire(ctx, have.members, d.members) }),
+		l.members.Known(have.members, d.members, func(m nat.Member, _ nat.Fault) bool { return !complete && !m.Local() }),
+		l.fence.Known(have.fence, d.nat.Apart, nil),
 		l.holds.Known(have.holds, d.nat.Holds, nil),
 		l.outgoing.Known(have.outgoing, d.nat.Outgoing, inside),
 		l.forward.Known(have.forward, d.nat.Forward, inside),
@@ -177,8 +195,23 @@ func (l *ladder) apply(ctx context.Context, d desired, have tables, complete boo
 		l.fdb.Known(have.fdb, d.FDB, func(k tunnel.FDBKey, _ netip.Addr) bool { return early(k.Dev) }),
 		l.routes.Known(have.routes, d.Routes, func(_ tunnel.RouteKey, r tunnel.Route) bool { return !complete && remote(r) }),
 		l.rules.Known(have.rules, d.Rules, func(netip.Prefix, tunnel.Rule) bool { return !complete }),
-		reconcile.Whole("announcement", func(context.Context) error { return l.speaker.Announce(d.announce) }),
-	)
+	}
+	rungs = append(rungs, l.fast.rungs(have.fast, d.fast, complete)...)
+	rungs = append(rungs, reconcile.Whole("announcement", func(context.Context) error { return l.speaker.Announce(d.announce) }))
+	return reconcile.Climb(ctx, rungs...)
+}
+
+// expire takes out of our sets what would let an endpoint through a fence that has the address of one that went.
+func (l *ladder) expire(ctx context.Context, have, want map[nat.Member]nat.Fault) (err error) {
+	if have == nil {
+		if have, err = l.sets.List(ctx); err != nil {
+			return err
+		}
+	}
+	for _, m := range nat.Expired(have, want) {
+		err = errors.Join(err, l.sets.Delete(ctx, m))
+	}
+	return err
 }
 
 // remote tells a route to another node from one to an endpoint of ours or a blackhole.

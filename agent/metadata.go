@@ -15,7 +15,6 @@ import (
 	"time"
 	"unicode"
 
-	"github.com/fairlead-net/fairlead/endpoint"
 	"github.com/fairlead-net/fairlead/nat"
 	"github.com/fairlead-net/fairlead/tunnel"
 )
@@ -29,11 +28,33 @@ const (
 // Who asks is told by the address: to ask for another, one would have to get its answers too.
 type metadata struct {
 	mu    sync.Mutex
-	why   string             // nobody is answered
-	calls map[netip.Addr]int // under way, by address
+	why   string        // nobody is answered
+	calls map[asker]int // under way
 }
 
-func newMetadata() *metadata { return &metadata{calls: make(map[netip.Addr]int)} }
+// asker is whoever has an address, or, on a link that only one container has, that container, which may ask from
+// any address of the link.
+type asker struct {
+	from netip.Addr
+	link string
+}
+
+// desk is where containers ask.
+type desk struct {
+	address string
+	link    string // the host side of the only one that can ask there; "" where many can
+}
+
+// asker is who asks there from a remote address.
+func (d desk) asker(remote string) asker {
+	if d.link != "" {
+		return asker{link: d.link}
+	}
+	from, _ := netip.ParseAddrPort(remote)
+	return asker{from: from.Addr().Unmap()}
+}
+
+func newMetadata() *metadata { return &metadata{calls: make(map[asker]int)} }
 
 func (m *metadata) fault() string {
 	m.mu.Lock()
@@ -53,7 +74,7 @@ func (m *metadata) fail(err error) {
 func (a *Agent) ServeMetadata(ctx context.Context) error {
 	var all sync.WaitGroup
 	defer all.Wait()
-	open := make(map[string]context.CancelFunc) // by address
+	open := make(map[desk]context.CancelFunc)
 	defer func() {
 		for _, end := range open {
 			end()
@@ -64,24 +85,24 @@ func (a *Agent) ServeMetadata(ctx context.Context) error {
 		o, next := a.state.last, a.state.passed
 		a.mu.Unlock()
 		want := o.gateways()
-		for address, end := range open {
-			if !slices.Contains(want, address) {
+		for d, end := range open {
+			if !slices.Contains(want, d) {
 				end()
-				delete(open, address)
+				delete(open, d)
 			}
 		}
 		var errs []error
-		for _, address := range want {
-			if open[address] != nil {
+		for _, d := range want {
+			if open[d] != nil {
 				continue
 			}
-			l, err := net.Listen("tcp", address)
+			l, err := net.Listen("tcp", d.address)
 			if errs = append(errs, err); err != nil {
 				continue
 			}
 			ctx, end := context.WithCancel(ctx)
-			open[address] = end
-			all.Go(func() { _ = a.answerMetadata(ctx, l) }) // it fails when its socket does, and with that the containers
+			open[d] = end
+			all.Go(func() { _ = a.answerMetadata(ctx, l, d) }) // it fails when its socket does, and with that the containers
 		}
 		a.metadata.fail(errors.Join(errs...))
 		select {
@@ -94,33 +115,33 @@ func (a *Agent) ServeMetadata(ctx context.Context) error {
 	}
 }
 
-// gateways are where endpoints ask. Those of IPv4 have one for all; each other has one of its own, on its link, which is
-// named by its index, since a link that is made anew has another one.
-func (o *outcome) gateways() (all []string) {
+// gateways are where endpoints ask: those of IPv4 at the one of their network, or the one for all that are on none. Each
+// other has one of its own, on its link, which is named by its index, since a link that is made anew has another one.
+func (o *outcome) gateways() (shared []desk) {
 	if o.report == nil || o.in.uninstall {
 		return nil
 	}
 	port := strconv.Itoa(nat.MetadataPort)
+	var own []desk
 	var index map[string]int
 	for _, r := range o.in.records {
 		row := r.row()
-		switch {
-		case !row.Greets() && len(all) > 0 && all[0] == gateway4(port):
-		case !row.Greets():
-			all = slices.Insert(all, 0, gateway4(port))
-		default:
-			if index == nil {
-				index = linkIndexes()
+		if row.IP4.IsValid() {
+			gateway := desk{address: net.JoinHostPort(cmp.Or(row.Gateway4, tunnel.Gateway()).String(), port)}
+			if !slices.Contains(shared, gateway) {
+				shared = append(shared, gateway)
 			}
-			if i := index[row.HostIf]; i != 0 {
-				all = append(all, net.JoinHostPort(endpoint.Gateway6().String()+"%"+strconv.Itoa(i), port))
-			}
+			continue
+		}
+		if index == nil {
+			index = linkIndexes()
+		}
+		if i := index[row.HostIf]; i != 0 {
+			own = append(own, desk{net.JoinHostPort(row.Greets()[0].String()+"%"+strconv.Itoa(i), port), row.HostIf})
 		}
 	}
-	return all
+	return append(shared, own...)
 }
-
-func gateway4(port string) string { return net.JoinHostPort(tunnel.Gateway().String(), port) }
 
 // linkIndexes are the indexes of all links by name; of none when the kernel does not tell.
 func linkIndexes() map[string]int {
@@ -132,19 +153,20 @@ func linkIndexes() map[string]int {
 	return index
 }
 
-func (a *Agent) answerMetadata(ctx context.Context, l net.Listener) error {
+func (a *Agent) answerMetadata(ctx context.Context, l net.Listener, d desk) error {
 	s := &http.Server{
-		Handler: a.metadataHandler(), ReadHeaderTimeout: metadataWait, ReadTimeout: metadataWait, WriteTimeout: metadataWait,
+		Handler: a.metadataHandler(d), ReadHeaderTimeout: metadataWait, ReadTimeout: metadataWait, WriteTimeout: metadataWait,
 		MaxHeaderBytes: 4 << 10,
 	}
 	s.SetKeepAlivesEnabled(false)
-	return serve(ctx, s, crowd{l, a.metadata})
+	return serve(ctx, s, crowd{l, a.metadata, d})
 }
 
-// crowd refuses the connections of an address that has too many.
+// crowd refuses the connections of a caller that has too many.
 type crowd struct {
 	net.Listener
 	of *metadata
+	at desk
 }
 
 func (c crowd) Accept() (net.Conn, error) {
@@ -153,9 +175,9 @@ func (c crowd) Accept() (net.Conn, error) {
 		if err != nil {
 			return nil, err
 		}
-		from := callerOf(conn.RemoteAddr().String())
-		if c.of.enter(from) {
-			return &visitor{Conn: conn, leave: sync.OnceFunc(func() { c.of.leave(from) })}, nil
+		who := c.at.asker(conn.RemoteAddr().String())
+		if c.of.enter(who) {
+			return &visitor{Conn: conn, leave: sync.OnceFunc(func() { c.of.leave(who) })}, nil
 		}
 		_ = conn.Close()
 	}
@@ -171,28 +193,22 @@ func (v *visitor) Close() error {
 	return v.Conn.Close()
 }
 
-func (m *metadata) enter(from netip.Addr) bool {
+func (m *metadata) enter(who asker) bool {
 	m.mu.Lock()
 	defer m.mu.Unlock()
-	if m.calls[from] >= metadataCalls {
+	if m.calls[who] >= metadataCalls {
 		return false
 	}
-	m.calls[from]++
+	m.calls[who]++
 	return true
 }
 
-func (m *metadata) leave(from netip.Addr) {
+func (m *metadata) leave(who asker) {
 	m.mu.Lock()
 	defer m.mu.Unlock()
-	if m.calls[from]--; m.calls[from] <= 0 {
-		delete(m.calls, from)
+	if m.calls[who]--; m.calls[who] <= 0 {
+		delete(m.calls, who)
 	}
-}
-
-// callerOf is the address that a connection comes from.
-func callerOf(remote string) netip.Addr {
-	from, _ := netip.ParseAddrPort(remote)
-	return from.Addr().Unmap().WithZone("")
 }
 
 var errNoEndpoint = errors.New("no endpoint of this host has your address")
@@ -208,10 +224,15 @@ type Self struct {
 	Ports     []Port            `json:"ports"`
 }
 
-// self finds the endpoint with an address.
-func (a *Agent) self(from netip.Addr) (s Self, err error) {
+// self finds the endpoint that asks.
+func (a *Agent) self(who asker) (s Self, err error) {
 	o, _, _ := a.seen()
-	i := slices.IndexFunc(o.in.records, func(r record) bool { return slices.Contains(r.Addresses, from) })
+	i := slices.IndexFunc(o.in.records, func(r record) bool {
+		if who.link != "" {
+			return r.row().HostIf == who.link
+		}
+		return slices.Contains(r.Addresses, who.from)
+	})
 	if i < 0 {
 		return s, errNoEndpoint
 	}
@@ -221,11 +242,11 @@ func (a *Agent) self(from netip.Addr) (s Self, err error) {
 	}, nil
 }
 
-func (a *Agent) metadataHandler() http.Handler {
+func (a *Agent) metadataHandler(d desk) http.Handler {
 	mux := http.NewServeMux()
 	about := func(pattern string, show func(http.ResponseWriter, Self)) {
 		mux.HandleFunc(pattern, func(w http.ResponseWriter, r *http.Request) {
-			s, err := a.self(callerOf(r.RemoteAddr))
+			s, err := a.self(d.asker(r.RemoteAddr))
 			if err != nil {
 				http.Error(w, err.Error(), http.StatusForbidden)
 				return

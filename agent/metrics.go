@@ -138,6 +138,7 @@ func (v view) Collect(out chan<- prometheus.Metric) {
 		send("ports", "Ports of this host that endpoints have, by state.", float64(n), prometheus.Labels{"state": state})
 	}
 	v.strangers(out)
+	v.fast(out)
 	leases := make(map[string]int)
 	for _, l := range v.agent.room.Ledger.Leases() {
 		leases[l.Pool]++

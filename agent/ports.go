@@ -29,17 +29,17 @@ func (a *Agent) Publish(ctx context.Context, req PortsRequest) ([]Port, error) {
 		return nil, fmt.Errorf("publish for %s: %w", req.Endpoint, err)
 	}
 	defer unlock()
-	r, found, err := a.record(req.Endpoint)
+	r, found, err := a.called(req.Endpoint)
 	if err == nil && !found {
 		err = fmt.Errorf("%w: no endpoint %q here: fairlead reserve %s %s keeps ports for one to come", ErrNotFound, req.Endpoint, req.Endpoint, strings.Join(req.Specs, " "))
 	}
 	if err == nil {
-		err = a.order(ctx, nat.Order{Owner: r.Name, Origin: nat.OriginPublish, Specs: specs, Families: familiesOf(r.Addresses)})
+		err = a.order(ctx, nat.Order{Owner: req.Endpoint, Origin: nat.OriginPublish, Specs: specs, Families: familiesOf(r.Addresses)})
 	}
 	if err != nil {
 		return nil, fmt.Errorf("publish for %s: %w", req.Endpoint, err)
 	}
-	return a.portsOf(req.Endpoint), nil
+	return a.portsNamed(req.Endpoint), nil
 }
 
 // Reserve keeps ports for an endpoint that need not exist yet, and returns what it will find in its environment.
@@ -49,7 +49,7 @@ func (a *Agent) Reserve(ctx context.Context, req PortsRequest) ([]Variable, erro
 		return nil, fmt.Errorf("reserve for %s: %w", req.Endpoint, err)
 	}
 	defer unlock()
-	r, found, err := a.record(req.Endpoint)
+	r, found, err := a.called(req.Endpoint)
 	o := nat.Order{Owner: req.Endpoint, Origin: nat.OriginReserve, Specs: specs, Families: poolFamilies(a.pools())}
 	if found {
 		o.Families = familiesOf(r.Addresses)
@@ -71,6 +71,9 @@ func (a *Agent) Unpublish(ctx context.Context, req PortsRequest) ([]Port, error)
 	}
 	defer unlock()
 	draft, err := a.room.Ports.Cancel(req.Endpoint, specs)
+	if r, found, _ := a.called(req.Endpoint); found && errors.Is(err, nat.ErrNotMapped) && r.Name != req.Endpoint {
+		draft, err = a.room.Ports.Cancel(r.Name, specs)
+	}
 	if err == nil {
 		err = draft.Commit(ctx)
 	}
@@ -80,12 +83,12 @@ func (a *Agent) Unpublish(ctx context.Context, req PortsRequest) ([]Port, error)
 	if err != nil {
 		return nil, fmt.Errorf("unpublish for %s: %w", req.Endpoint, err)
 	}
-	return a.portsOf(req.Endpoint), nil
+	return a.portsNamed(req.Endpoint), nil
 }
 
 // begin reads a request about ports and takes hold of the endpoint's name.
 func (a *Agent) begin(ctx context.Context, req PortsRequest) (specs []nat.Spec, unlock func(), err error) {
-	if !plain(req.Endpoint, maxName) {
+	if !PlainName(req.Endpoint) {
 		return nil, nil, fmt.Errorf("%w: endpoint %q: use 1 to 128 letters, digits, '_', '.', '-', the first a letter or digit", ErrBadRequest, req.Endpoint)
 	}
 	if specs, err = parseSpecs(req.Specs); err != nil {
@@ -160,7 +163,14 @@ func (a *Agent) plan(ctx context.Context, o nat.Order) (*nat.Draft, error) {
 	if err := a.drawFrom(&o, random); err != nil {
 		return nil, err
 	}
-	return a.room.Ports.Plan(ctx, o)
+	draft, err := a.room.Ports.Plan(ctx, o)
+	var held *nat.HeldError
+	if errors.As(err, &held) {
+		if r, found, _ := a.record(held.Owner); found && r.Guest.Stage != "" {
+			err = fmt.Errorf("%w: %s is published for port %d of %s, a container of Docker", nat.ErrTaken, held.Port, held.Target, r.title())
+		}
+	}
+	return draft, err
 }
 
 // drawFrom tells an order where ports come from that nobody named.
@@ -258,13 +268,34 @@ func familiesOf(addresses []netip.Addr) (all []int) {
 
 // rest lets the ports of an endpoint that goes wait for the next of its name, in the transaction that ends it.
 func (a *Agent) rest(ctx context.Context, name string, drop func(*store.Tx) error) error {
-	draft := a.room.Ports.Rest(name)
-	_, err := a.room.Ledger.ReleaseWith(ctx, name, func(tx *store.Tx) error {
+	draft, err := a.resting(name, name)
+	if err != nil {
+		return err
+	}
+	_, err = a.room.Ledger.ReleaseWith(ctx, name, func(tx *store.Tx) error {
 		return errors.Join(draft.Write(tx), drop(tx))
 	})
 	draft.End(err)
 	return err
 }
+
+// resting has the ports of a name wait for the next of that name as one leaves, unless another one who is called so stays.
+func (a *Agent) resting(name, leaves string) (*nat.Draft, error) {
+	draft := a.room.Ports.Rest(name)
+	if draft.Empty() {
+		return draft, nil
+	}
+	all, err := a.recorded()
+	stays := func(r record) bool { return r.Name != leaves && (r.Name == name || r.Guest.Container == name) }
+	if err == nil && !slices.ContainsFunc(all, stays) {
+		return draft, nil
+	}
+	draft.End(errStays)
+	return a.room.Ports.Rest(""), err
+}
+
+// errStays ends a change that is not to be.
+var errStays = errors.New("another one of that name stays")
 
 // errUnpublished is the state of a daemon that has just begun.
 var errUnpublished = errors.New("the ports that the config names are not published yet")

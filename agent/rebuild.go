@@ -2,6 +2,7 @@ package agent
 
 import (
 	"context"
+	"errors"
 	"fmt"
 	"net/netip"
 	"slices"
@@ -75,7 +76,7 @@ func (a *Agent) Rebuild(ctx context.Context) error {
 		records = append(records, r)
 		for _, ip := range r.Addresses {
 			leases = append(leases, ipam.Lease{
-				Address: ip, Owner: r.Name, Pool: a.poolOf(ip), Policy: ipam.PolicyEndpoint, Since: r.Created,
+				Address: ip, Owner: r.tenure(ip), Pool: a.poolOf(ip), Policy: ipam.PolicyEndpoint, Since: r.Created,
 			})
 		}
 	}
@@ -85,7 +86,7 @@ func (a *Agent) Rebuild(ctx context.Context) error {
 	}
 	err = a.room.Ledger.RestoreWith(ctx, leases, func(tx *store.Tx) error {
 		for _, r := range records {
-			if err := endpoints().Put(tx, r.Name, r); err != nil {
+			if err := r.rebuild(tx); err != nil {
 				return fmt.Errorf("rebuild endpoint %s: %w", r.Name, err)
 			}
 		}
@@ -95,8 +96,26 @@ func (a *Agent) Rebuild(ctx context.Context) error {
 	return err
 }
 
+// tenure is who the lease of one of its addresses belongs to.
+func (r record) tenure(ip netip.Addr) string {
+	if r.Guest.Stage != "" {
+		return guestOwner + ip.String()
+	}
+	return r.Name
+}
+
+// rebuild writes an endpoint down. The gateways of a guest are taken from then on: its network is told later, and no
+// other may get them until then.
+func (r record) rebuild(tx *store.Tx) error {
+	err := endpoints().Put(tx, r.Name, r)
+	for _, ip := range r.Guest.Gateways {
+		err = errors.Join(err, gateways().Put(tx, ip.String(), r.Created))
+	}
+	return err
+}
+
 // rebuildPorts finds the mappings to the endpoints. Who asked for them the kernel does not know: each stays until it is
-// unpublished.
+// unpublished, or goes with the container where another program has it.
 func (a *Agent) rebuildPorts(ctx context.Context, records []record) (*nat.Draft, error) {
 	rules, err := a.room.Kernel.NAT.Ports.List(ctx)
 	if err != nil {
@@ -109,7 +128,11 @@ func (a *Agent) rebuildPorts(ctx context.Context, records []record) (*nat.Draft,
 			continue
 		}
 		a.room.Log.Info("port found in the kernel", "endpoint", records[i].Name, "port", port, "to", rule.To)
-		all = append(all, nat.Mapping{Port: port, Owner: records[i].Name, Target: rule.To.Port(), Origin: nat.OriginPublish})
+		m := nat.Mapping{Port: port, Owner: records[i].Name, Target: rule.To.Port(), Origin: nat.OriginPublish}
+		if records[i].Guest.Stage != "" {
+			m.Origin = nat.OriginAttach
+		}
+		all = append(all, m)
 	}
 	return a.room.Ports.Restore(all), nil
 }
@@ -151,7 +174,17 @@ func (a *Agent) found(row endpoint.Row) record {
 			r.Addresses = append(r.Addresses, ip)
 		}
 	}
+	if row.Handed() {
+		r.host(row)
+	}
 	return r
+}
+
+// host makes the endpoint the guest that its link is of. By which ID the program knows it that has its inside, and on which
+// network it is, Learn tells: the name begins as the ID does.
+func (r *record) host(row endpoint.Row) {
+	r.ID, r.Network, r.IfName = strings.TrimPrefix(row.Name, guestPrefix), "", ""
+	r.Guest = guest{Stage: stageJoined, MAC: row.MAC.String(), MTU: row.MTU, Gateways: row.Greets()}
 }
 
 // poolOf names the pool that holds an address, "" when none does any more.

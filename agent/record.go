@@ -1,6 +1,8 @@
 package agent
 
 import (
+	"cmp"
+	"net"
 	"net/netip"
 	"time"
 
@@ -19,7 +21,30 @@ type record struct {
 	Addresses []netip.Addr      `json:"addresses"`
 	Labels    map[string]string `json:"labels"`
 	Created   time.Time         `json:"created"`
+	Guest     guest             `json:"guest,omitzero"`
 }
+
+// guest is what is kept besides of an endpoint whose inside another program puts into its container. That program knows it
+// by the record's ID, and its network by the record's Network.
+type guest struct {
+	Stage     stage        `json:"stage"`
+	MAC       string       `json:"mac"`
+	MTU       int          `json:"mtu"`      // bytes, 0 = the node's
+	Gateways  []netip.Addr `json:"gateways"` // one for each address
+	Container string       `json:"container,omitempty"`
+}
+
+// stage is how far a guest has come. An endpoint that is none has no stage.
+type stage string
+
+const (
+	stageAdmitted stage = "admitted" // it has its addresses and no link
+	stageJoining  stage = "joining"  // its link is being made
+	stageJoined   stage = "joined"   // its link was handed over: once that is gone it is not made again
+)
+
+// title is what people call it.
+func (r record) title() string { return cmp.Or(r.Guest.Container, r.Name) }
 
 func endpoints() store.Bucket[record] { return store.Bucket[record]{Name: "endpoints"} }
 
@@ -51,5 +76,22 @@ func (r record) row() endpoint.Row {
 		}
 	}
 	row.MAC = endpoint.ContainerMAC(r.Addresses[0])
+	if r.Guest.Stage != "" {
+		r.Guest.furnish(&row)
+	}
 	return row
+}
+
+func (g guest) furnish(row *endpoint.Row) {
+	row.NetNS, row.NSInode, row.IfName = "", 0, endpoint.PeerIf(row.Name)
+	for _, a := range g.Gateways {
+		if a.Is4() {
+			row.Gateway4 = a
+		} else {
+			row.Gateway6 = a
+		}
+	}
+	if mac, err := net.ParseMAC(g.MAC); err == nil && len(mac) == len(row.MAC) {
+		row.MAC = endpoint.MAC(mac)
+	}
 }

@@ -43,6 +43,7 @@ func (a *Agent) Run(ctx context.Context) error {
 	var beside sync.WaitGroup
 	beside.Go(func() { a.patrol.run(ctx, a.interval) })
 	beside.Go(func() { a.trial.run(ctx) })
+	beside.Go(func() { a.trailer.run(ctx, a.interval) })
 	defer a.news.hooks.end()
 	defer beside.Wait()
 	defer stop()
@@ -103,6 +104,10 @@ func (a *Agent) wait(ctx context.Context, kernel tunnel.Pokes, w *waker, feed *t
 			if !w.now(breath) {
 				continue
 			}
+		case <-a.room.Kernel.NAT.Apart.Changed():
+			if !w.now(breath) {
+				continue
+			}
 		}
 		return
 	}
@@ -133,6 +138,7 @@ func (a *Agent) pass(ctx context.Context, w *waker) error {
 	if o.sound() && !o.in.uninstall {
 		a.trial.offer(o.desired.Rows)
 	}
+	a.trailer.offer(&o) // before anybody hears that the pass is done
 	a.publish(o)
 	a.news.tell(&o, a.room.Speaker)
 	w.passed = time.Now()

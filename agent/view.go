@@ -74,6 +74,8 @@ type Route struct {
 	Node      string       `json:"node"`
 	Installed bool         `json:"installed"`
 	Reason    string       `json:"reason"` // why it is not installed: one word
+	Fast      string       `json:"fast"`   // how containers' packets get there by the fast path, as encap; "" when they do not
+	Slow      string       `json:"slow"`   // why not: one word; "" when nobody wants it
 }
 
 // Event is one thing that happened to this node. Of the fields behind Revision, only those of its word are there.
@@ -105,7 +107,8 @@ type Status struct {
 	Endpoints     int          `json:"endpoints"`
 	Pools         []PoolStatus `json:"pools"`
 	Ports         int          `json:"ports"`
-	Fastpath      string       `json:"fastpath"`
+	Fastpath      string       `json:"fastpath"`       // "on (tcx)", "off", or "off: " and why
+	FastpathBytes uint64       `json:"fastpath_bytes"` // of memory that its maps have
 	Offload       string       `json:"offload"`        // what the self-test of VXLAN's checksum offload showed: "good", "bad", "unknown"
 	DriftRepaired uint64       `json:"drift_repaired"` // kernel objects put back since the daemon started
 	ConfigFile    string       `json:"config_file"`

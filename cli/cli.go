@@ -77,6 +77,7 @@ type Settings struct {
 	Mode    string   // how other hosts are reached: [tunnel] mode
 	Accept  string   // who may send into the tunnels: [tunnel] accept
 	NAT     NATSettings
+	Docker  DockerSettings
 
 	Interval time.Duration // between two passes of a daemon that nothing disturbs; 0: a minute
 }
@@ -85,6 +86,13 @@ type Settings struct {
 type NATSettings struct {
 	Published int  // ports that it fixes for endpoints
 	Outgoing  bool // containers of a pool are seen as this host outside the pools
+}
+
+// DockerSettings are how Docker and the daemon find each other.
+type DockerSettings struct {
+	Enable string // "on", "off", or "auto": where there is Docker
+	Socket string // that Docker calls
+	API    string // where Docker is asked for names, "" = nowhere
 }
 
 // Paths are the directories of a daemon.
@@ -191,7 +199,7 @@ func (a *app) root() *cobra.Command {
 		&cobra.Group{ID: groupHost, Title: "This host:"})
 	a.globalFlags(root)
 	root.AddCommand(a.attach(), a.detach(), a.publish(), a.unpublish(), a.env(), a.reserve())
-	root.AddCommand(a.status(), a.endpoints(), a.peers(), a.routes(), a.ports(), a.leases(), a.events())
+	root.AddCommand(a.status(), a.endpoints(), a.peers(), a.routes(), a.ports(), a.leases(), a.events(), a.trace())
 	root.AddCommand(a.run(), a.init(), a.check(), a.reload(), a.drain(), a.doctor(), a.uninstall())
 	root.AddCommand(a.version(), a.completion(), a.checkStore())
 	return root

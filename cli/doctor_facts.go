@@ -18,6 +18,7 @@ type hostFacts struct {
 	network  networkFacts
 	firewall []firewallFacts
 	sockets  []socketFacts
+	docker   dockerFacts
 	running  map[string]bool // names of processes, as in /proc/PID/comm
 	managers managerFacts
 	files    map[string]fileFacts

@@ -40,6 +40,7 @@ func (a *app) gather(ctx context.Context) (*hostFacts, error) {
 	f.sysctls = readSysctls(f.network)
 	f.firewall = lookAtFirewalls(ctx)
 	f.sockets = lookAtSockets(f.config.BGP)
+	f.docker = lookAtDocker(f.config.Docker)
 	f.running = runningPrograms()
 	f.managers = readManagers()
 	f.files = lookAtFiles(f.config)

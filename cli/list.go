@@ -73,7 +73,7 @@ func (a *app) routes() *cobra.Command {
 func routeTable(routes []agent.Route) table {
 	t := table{columns: []column{
 		{title: "PREFIX"}, {title: "VIA"}, {title: "ENCAP"}, {title: "DEV", drop: 2}, {title: "MTU", right: true, drop: 3},
-		{title: "NODE", least: 8, drop: 4}, {title: "INSTALLED", least: 8},
+		{title: "NODE", least: 8, drop: 4}, {title: "INSTALLED", least: 8}, {title: "FAST PATH", drop: 5},
 	}}
 	for _, r := range routes {
 		installed := cell{"yes", toneGood}
@@ -83,12 +83,16 @@ func routeTable(routes []agent.Route) table {
 				installed.text = "no"
 			}
 		}
+		fast := plainCell(r.Fast)
+		if r.Slow != "" {
+			fast = cell{"no: " + r.Slow, toneWarn}
+		}
 		mtu := ""
 		if r.MTU > 0 {
 			mtu = strconv.Itoa(r.MTU)
 		}
 		t.addCells(plainCell(r.Prefix.String()), plainCell(joined(r.Via)), plainCell(r.Encap), plainCell(r.Dev),
-			plainCell(mtu), plainCell(r.Node), installed)
+			plainCell(mtu), plainCell(r.Node), installed, fast)
 	}
 	return t
 }

@@ -176,7 +176,11 @@ func facts(s agent.Status) []fact {
 		rows, name = append(rows, fact{name, poolWords(p)}), ""
 	}
 	if s.Fastpath != "" {
-		rows = append(rows, fact{"fast path", s.Fastpath})
+		words := s.Fastpath
+		if s.FastpathBytes > 0 {
+			words += fmt.Sprintf(", %.1f MB of maps", float64(s.FastpathBytes)/1e6)
+		}
+		rows = append(rows, fact{"fast path", words})
 	}
 	config := s.ConfigFile
 	if config == "" {

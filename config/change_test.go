@@ -69,6 +69,8 @@ name = "web"
 publish = ["[2001:db8::1]:8080-8089:80"]
 [nat]
 port_range = "30000-32767"
+[docker]
+api = ""
 [api]
 metrics = ""
 [log]
@@ -86,6 +88,7 @@ level = "debug"
 		`bgp.peer.192.0.2.2.role: "mesh" -> "leaf"`,
 		`bgp.peer.192.0.2.3: removed`,
 		`bgp.peer.192.0.2.4: added`,
+		`docker.api: "/run/docker.sock" -> ""`,
 		`endpoint.new: added`,
 		`endpoint.old: removed`,
 		`endpoint.web.publish: "[8080:80/tcp 443/tcp]" -> "[[2001:db8::1]:8080-8089:80/tcp]"`,
@@ -99,7 +102,7 @@ level = "debug"
 	if diff := cmp.Diff(want, got); diff != "" {
 		t.Errorf("want -, got +:\n%s", diff)
 	}
-	if diff := cmp.Diff([]string{"api.metrics", "bgp.asn"}, changes.Restart().Keys()); diff != "" {
+	if diff := cmp.Diff([]string{"api.metrics", "bgp.asn", "docker.api"}, changes.Restart().Keys()); diff != "" {
 		t.Errorf("restart: want -, got +:\n%s", diff)
 	}
 	if same := config.Changed(after, after); len(same) != 0 {

@@ -115,9 +115,10 @@ type PortRange struct{ First, Last uint16 }
 
 // Docker is the network plugin.
 type Docker struct {
-	Enable  Switch
-	Socket  string
-	Timeout time.Duration
+	Enable  Switch        // Auto: where Docker is present
+	Socket  string        // path of the socket that Docker calls; it knows the driver by the file's name
+	API     string        // path of Docker's own socket, where names and labels are learnt; "" = nowhere
+	Timeout time.Duration // of one answer to Docker
 }
 
 // Switch is a choice that may be left to the program.
@@ -131,8 +132,11 @@ const (
 
 // Fastpath is the eBPF fast path.
 type Fastpath struct {
-	Mode   Switch
-	PinDir string
+	Mode         Switch // On: the daemon does not start without it
+	PinDir       string
+	MaxEndpoints int // links, and addresses of each family; those beyond stay with the kernel, as do routes
+	MaxRoutes    int
+	MaxFlows     int // that the kernel has translated, of each family
 }
 
 // Reconcile is how drift is repaired.

@@ -171,6 +171,7 @@ func (l *loader) docker() Docker {
 	return Docker{
 		Enable:  cmp.Or(read(s, "enable", toggle), Auto),
 		Socket:  read(s, "socket", socket),
+		API:     read(s, "api", optional(socket)),
 		Timeout: read(s, "timeout", length),
 	}
 }
@@ -178,8 +179,11 @@ func (l *loader) docker() Docker {
 func (l *loader) fastpath() Fastpath {
 	s := l.table("fastpath")
 	return Fastpath{
-		Mode:   Switch(read(s, "mode", unlike(string(On), string(Auto), string(Off)))),
-		PinDir: read(s, "pin_dir", path),
+		Mode:         Switch(read(s, "mode", word(string(Auto), string(On), string(Off)))),
+		PinDir:       read(s, "pin_dir", path),
+		MaxEndpoints: int(read(s, "max_endpoints", number(1, 1<<20))),
+		MaxRoutes:    int(read(s, "max_routes", number(1, 1<<20))),
+		MaxFlows:     int(read(s, "max_flows", number(1, 1<<24))),
 	}
 }
 

@@ -3,6 +3,7 @@ package config
 import (
 	"github.com/fairlead-net/fairlead/agent"
 	"github.com/fairlead-net/fairlead/bgp"
+	"github.com/fairlead-net/fairlead/fastpath"
 	"github.com/fairlead-net/fairlead/ipam"
 	"github.com/fairlead-net/fairlead/nat"
 	"github.com/fairlead-net/fairlead/tunnel"
@@ -17,9 +18,11 @@ func (c Config) Agent() agent.Config {
 		Tunnel: tunnel.Config{
 			Mode: tunnel.Mode(c.Tunnel.Mode), VNI: c.Tunnel.VNI, Port: int(c.Tunnel.VXLANPort), Accept: tunnel.Accept(c.Tunnel.Accept),
 		},
-		Interval: c.Reconcile.Interval,
-		Socket:   c.API.Socket,
-		Hooks:    agent.Hooks{OnAttach: c.Hooks.OnAttach, OnDetach: c.Hooks.OnDetach, Timeout: c.Hooks.Timeout},
+		Interval:  c.Reconcile.Interval,
+		Socket:    c.API.Socket,
+		Fast:      agent.FastMode(c.Fastpath.Mode),
+		FastSizes: c.Fastpath.sizes(),
+		Hooks:     agent.Hooks{OnAttach: c.Hooks.OnAttach, OnDetach: c.Hooks.OnDetach, Timeout: c.Hooks.Timeout},
 	}
 	a.NAT = agent.NAT{Random: nat.Range(c.NAT.PortRange), Hairpin: c.NAT.Hairpin}
 	for _, e := range c.Endpoints {
@@ -51,4 +54,8 @@ func (b BGP) speaker() bgp.Config {
 		})
 	}
 	return s
+}
+
+func (f Fastpath) sizes() fastpath.Sizes {
+	return fastpath.Sizes{Endpoints: f.MaxEndpoints, Routes: f.MaxRoutes, Flows: f.MaxFlows}
 }

@@ -18,18 +18,22 @@ import (
 //
 // The kernel keeps 255 bytes. Where that is too little, "-" is the hardware address that follows from the first address,
 // "=" is the path /run/netns/<name>, and at last '#' and a hash stand for the path, the name, or both. The words are
-// URL-escaped, so no escaped word begins with '#'.
+// URL-escaped, so no escaped word begins with '#'. A pair that is handed over has its gateways, behind '@', for the path.
 const (
 	aliasWord = "fairlead"
 	aliasMax  = 255
 	hashLen   = 16 // hexadecimal digits of a SHA-256
 	sameMAC   = "-"
 	samePath  = "="
+	handed    = "@"
 )
 
 // alias is how r is written on its host side: the first of the ways below that fits.
 func (r Row) alias() string {
 	name, path, mac := escape(r.Name), escape(r.NetNS), r.MAC.String()
+	if r.Handed() {
+		path = handed + addrList(r.Greets())
+	}
 	brief, short := mac, path
 	if r.MAC == ContainerMAC(r.addrs()[0]) {
 		brief = sameMAC
@@ -50,13 +54,17 @@ func (r Row) alias() string {
 }
 
 func (r Row) aliasOf(name, mac, path string) string {
-	var ips []string
-	for _, a := range r.addrs() {
-		ips = append(ips, a.String())
-	}
 	return strings.Join([]string{
-		aliasWord, name, r.IfName, strings.Join(ips, ","), mac, strconv.FormatUint(r.NSInode, 10), path,
+		aliasWord, name, r.IfName, addrList(r.addrs()), mac, strconv.FormatUint(r.NSInode, 10), path,
 	}, " ")
+}
+
+func addrList(all []netip.Addr) string {
+	var words []string
+	for _, a := range all {
+		words = append(words, a.String())
+	}
+	return strings.Join(words, ",")
 }
 
 // parseAlias reads what alias wrote; MTU and HostIf are not in it. Words that were hashed come back as they are.
@@ -70,16 +78,22 @@ func parseAlias(s string) (Row, error) {
 	if r.Name, err = unescape(words[1]); err != nil {
 		return Row{}, err
 	}
-	if r.NetNS, err = unescape(words[6]); err != nil {
-		return Row{}, err
-	}
-	if words[6] == samePath {
+	gateways, over := strings.CutPrefix(words[6], handed)
+	switch {
+	case over:
+		r.Gateway4, r.Gateway6, err = parseAddrs(gateways)
+	case words[6] == samePath:
 		r.NetNS = namedNetNS + "/" + r.Name
+	default:
+		r.NetNS, err = unescape(words[6])
+	}
+	if err != nil {
+		return Row{}, fmt.Errorf("alias %q: %w", s, err)
 	}
 	if r.NSInode, err = strconv.ParseUint(words[5], 10, 64); err != nil {
 		return Row{}, fmt.Errorf("alias %q: %w", s, err)
 	}
-	if err := r.parseAddrs(words[3]); err != nil {
+	if r.IP4, r.IP6, err = parseAddrs(words[3]); err != nil {
 		return Row{}, fmt.Errorf("alias %q: %w", s, err)
 	}
 	if r.MAC, err = parseMAC(words[4], r.addrs()[0]); err != nil {
@@ -88,19 +102,19 @@ func parseAlias(s string) (Row, error) {
 	return r, nil
 }
 
-func (r *Row) parseAddrs(list string) error {
-	for _, ip := range strings.Split(list, ",") {
-		a, err := netip.ParseAddr(ip)
+func parseAddrs(list string) (ip4, ip6 netip.Addr, err error) {
+	for word := range strings.SplitSeq(list, ",") {
+		a, err := netip.ParseAddr(word)
 		if err != nil {
-			return err
+			return ip4, ip6, err
 		}
 		if a.Is4() {
-			r.IP4 = a
+			ip4 = a
 		} else {
-			r.IP6 = a
+			ip6 = a
 		}
 	}
-	return nil
+	return ip4, ip6, nil
 }
 
 func parseMAC(s string, first netip.Addr) (MAC, error) {

@@ -57,6 +57,15 @@ func TestAliasComesBackOrIsHashed(t *testing.T) {
 		if rapid.Bool().Draw(t, "named") {
 			r.NetNS = namedNetNS + "/" + r.Name
 		}
+		if rapid.Bool().Draw(t, "handed over") {
+			r.NetNS, r.NSInode = "", 0
+			if r.IP4.IsValid() {
+				r.Gateway4 = netip.AddrFrom4([4]byte{169, 254, b6[1], b6[2]})
+			}
+			if r.IP6.IsValid() {
+				r.Gateway6 = netip.AddrFrom16([16]byte{0: 0xfe, 1: 0x80, 15: b6[3]})
+			}
+		}
 		s := r.alias()
 		if len(s) > aliasMax {
 			t.Fatalf("alias of %d bytes: %q", len(s), s)

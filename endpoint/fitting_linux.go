@@ -81,17 +81,21 @@ func (r route) String() string {
 }
 
 func (in *interior) putAddr(a netip.Addr) func() *nl.NetlinkRequest {
-	return func() *nl.NetlinkRequest { return newAddr(in.self.index, a) }
+	return func() *nl.NetlinkRequest { return newAddr(in.self.index, netip.PrefixFrom(a, a.BitLen())) }
 }
 
-// newAddr gives a link an address and nothing else.
-func newAddr(index int, a netip.Addr) *nl.NetlinkRequest {
+// newAddr gives a link an address, and the route to its prefix if there are other addresses in that.
+func newAddr(index int, p netip.Prefix) *nl.NetlinkRequest {
+	a := p.Addr()
 	msg := nl.NewIfAddrmsg(family(a))
-	msg.Index, msg.Prefixlen = uint32(index), uint8(a.BitLen())
+	msg.Index, msg.Prefixlen = uint32(index), uint8(p.Bits())
 	attrs := []*nl.RtAttr{nl.NewRtAttr(unix.IFA_LOCAL, a.AsSlice()), nl.NewRtAttr(unix.IFA_ADDRESS, a.AsSlice())}
 	if a.Is6() {
-		// Nobody else is on this link, so there is nothing to wait for; and a route to one's own address is no use.
-		attrs = append(attrs, nl.NewRtAttr(unix.IFA_FLAGS, nl.Uint32Attr(unix.IFA_F_NODAD|unix.IFA_F_NOPREFIXROUTE)))
+		flags := uint32(unix.IFA_F_NODAD) // nobody else is on this link, so there is nothing to wait for
+		if p.IsSingleIP() {
+			flags |= unix.IFA_F_NOPREFIXROUTE // a route to one's own address is no use
+		}
+		attrs = append(attrs, nl.NewRtAttr(unix.IFA_FLAGS, nl.Uint32Attr(flags)))
 	}
 	return request(unix.RTM_NEWADDR, unix.NLM_F_CREATE|unix.NLM_F_REPLACE|unix.NLM_F_ACK, msg, attrs...)
 }

@@ -127,27 +127,15 @@ func (l *Links) mendHost(w *wire, v link, r Row) error {
 	if err := errors.Join(append(results, err)...); err != nil {
 		return fmt.Errorf("set host interface %s: %w", r.HostIf, err)
 	}
-	if err := l.mendConf6(v, r); err != nil || !r.Greets() {
+	if err := l.mendConf6(v, r); err != nil {
 		return err
 	}
-	if err := w.one(newAddr(v.index, Gateway6())); err != nil {
-		return fmt.Errorf("give host interface %s the gateway's address: %w", r.HostIf, err)
+	for _, gateway := range r.Greets() {
+		if err := w.one(newGateway(v.index, gateway)); err != nil && !errors.Is(err, unix.EEXIST) {
+			return fmt.Errorf("give host interface %s the gateway's address: %w", r.HostIf, err)
+		}
 	}
 	return nil
-}
-
-// greets tells whether a host side has what Greets asks for.
-func (w *wire) greets(v link, r Row) (bool, error) {
-	if !r.Greets() {
-		return true, nil
-	}
-	msg := nl.NewIfAddrmsg(unix.AF_INET6)
-	msg.Index = uint32(v.index)
-	_, err := w.ask(request(unix.RTM_GETADDR, 0, msg, nl.NewRtAttr(unix.IFA_LOCAL, Gateway6().AsSlice())))
-	if errors.Is(err, errWire) {
-		return false, err
-	}
-	return err == nil, nil
 }
 
 func (l *Links) mendConf6(v link, r Row) error {

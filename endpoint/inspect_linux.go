@@ -18,14 +18,20 @@ func (l *Links) Inspect(ctx context.Context, rows []Row) (drifted []string, err 
 				return err
 			} else if found && v.ours() {
 				pairs[r.HostIf] = v
-				greets, err := w.greets(v, r)
-				if err != nil {
-					return err
-				}
-				if !greets {
-					drifted = append(drifted, r.HostIf)
-					delete(pairs, r.HostIf)
-				}
+			}
+		}
+		greet, err := w.greeters(rows)
+		if err != nil {
+			return err
+		}
+		for _, r := range rows {
+			v, found := pairs[r.HostIf]
+			mute := found && !greet(v.index, r.Greets())
+			if mute {
+				drifted = append(drifted, r.HostIf)
+			}
+			if mute || r.Handed() { // what became of its inside is the business of who has it
+				delete(pairs, r.HostIf)
 			}
 		}
 		return nil

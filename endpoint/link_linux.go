@@ -54,7 +54,9 @@ func vethRequest(r Row, ns namespace) *nl.NetlinkRequest {
 	peer.AddRtAttr(unix.IFLA_IFNAME, nl.ZeroTerminated(r.IfName))
 	peer.AddRtAttr(unix.IFLA_MTU, nl.Uint32Attr(uint32(r.MTU)))
 	peer.AddRtAttr(unix.IFLA_ADDRESS, r.MAC[:])
-	peer.AddRtAttr(unix.IFLA_NET_NS_FD, nl.Uint32Attr(uint32(ns.fd)))
+	if !r.Handed() {
+		peer.AddRtAttr(unix.IFLA_NET_NS_FD, nl.Uint32Attr(uint32(ns.fd)))
+	}
 	peer.AddRtAttr(unix.IFLA_NUM_TX_QUEUES, nl.Uint32Attr(1))
 	peer.AddRtAttr(unix.IFLA_NUM_RX_QUEUES, nl.Uint32Attr(1))
 	return request(unix.RTM_NEWLINK, unix.NLM_F_CREATE|unix.NLM_F_EXCL|unix.NLM_F_ACK, body,

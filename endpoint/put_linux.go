@@ -27,6 +27,9 @@ func (l *Links) put(ctx context.Context, hostIf string, r Row) error {
 		return err
 	}
 	defer l.turn(hostIf).Unlock()
+	if r.Handed() {
+		return l.with(func(w *wire) error { return l.offer(w, r) })
+	}
 	ns, err := r.open()
 	if err != nil {
 		return err

@@ -47,16 +47,16 @@ func TestPutShowsInListAndInside(t *testing.T) {
 				t.Errorf("inside (-want +got):\n%s", diff)
 			}
 			want := 0
-			if r.Greets() {
+			if len(r.Greets()) > 0 {
 				want = 1
-				l.host.IP("addr del fe80::1/128 dev " + r.HostIf)
+				l.host.IP("addr del fe80::1/64 dev " + r.HostIf)
 				if drifted, err := l.links.Inspect(t.Context(), []endpoint.Row{r}); err != nil || !slices.Equal(drifted, []string{r.HostIf}) {
 					t.Errorf("without the gateway's address: Inspect = %v, %v", drifted, err)
 				}
 				l.put(r)
 			}
 			out := l.host.IP("addr show dev " + r.HostIf)
-			if strings.Count(out, "inet") != want || strings.Count(out, "inet6 fe80::1/128") != want {
+			if strings.Count(out, "inet") != want || strings.Count(out, "inet6 fe80::1/64") != want {
 				t.Errorf("the host side has other addresses than it should:\n%s", out)
 			}
 		})

@@ -12,6 +12,7 @@ import (
 	"fmt"
 	"net"
 	"net/netip"
+	"slices"
 	"strings"
 )
 
@@ -30,8 +31,17 @@ func gateway4() netip.Addr { return netip.AddrFrom4([4]byte{169, 254, 1, 1}) }
 // this host there what others ask by their gateway of IPv4.
 func Gateway6() netip.Addr { return netip.AddrFrom16([16]byte{0: 0xfe, 1: 0x80, 15: 1}) }
 
-// Greets tells whether the host side has the gateway's address.
-func (r Row) Greets() bool { return r.IP6.IsValid() && !r.IP4.IsValid() }
+// Greets is the addresses that the host side has: none but the gateway's where the container has IPv6 alone, and the
+// gateways of a pair that is handed over, which no permanent neighbour stands for.
+func (r Row) Greets() []netip.Addr {
+	switch {
+	case r.Handed():
+		return slices.DeleteFunc([]netip.Addr{r.Gateway4, r.Gateway6}, func(a netip.Addr) bool { return !a.IsValid() })
+	case r.IP6.IsValid() && !r.IP4.IsValid():
+		return []netip.Addr{Gateway6()}
+	}
+	return nil
+}
 
 // MAC is an Ethernet hardware address.
 type MAC [6]byte
@@ -43,22 +53,31 @@ func hostMAC() MAC { return MAC{0x02, 0x46, 0x4c, 0x00, 0x00, 0x01} }
 
 // Row is an endpoint as the kernel should show it. It is comparable; HostIf is its key.
 type Row struct {
-	Name    string     // the endpoint's
-	HostIf  string     // HostIf(Name)
-	NetNS   string     // path of the namespace's file
-	IfName  string     // the interface inside
-	NSInode uint64     // inode of the namespace's file: a restarted container has another one under the same path
-	MAC     MAC        // of the interface inside
-	IP4     netip.Addr // zero: none
-	IP6     netip.Addr // zero: none
-	MTU     int        // bytes, of both sides; 0 in a listed row whose host side is down or was tampered with
+	Name     string     // the endpoint's
+	HostIf   string     // HostIf(Name)
+	NetNS    string     // path of the namespace's file; "" of a pair that is handed over
+	IfName   string     // the interface inside
+	NSInode  uint64     // inode of the namespace's file: a restarted container has another one under the same path
+	MAC      MAC        // of the interface inside
+	IP4      netip.Addr // zero: none
+	IP6      netip.Addr // zero: none
+	Gateway4 netip.Addr // link-local, of a pair that is handed over and has IP4; else zero
+	Gateway6 netip.Addr // the same of IP6
+	MTU      int        // bytes, of both sides; 0 in a listed row whose host side is down or was tampered with
 }
+
+// Handed tells whether another program puts the inside into a container, and gives it name, addresses and routes there. It
+// finds the inside on the host, under the name PeerIf(r.Name).
+func (r Row) Handed() bool { return r.NetNS == "" }
 
 // HostIf is the name of the host side of the endpoint called name.
 func HostIf(name string) string {
 	sum := sha256.Sum256([]byte(name))
 	return "fl" + hex.EncodeToString(sum[:5])
 }
+
+// PeerIf is the name of the inside of a pair that is handed over, while it is on the host.
+func PeerIf(name string) string { return HostIf(name) + "c" }
 
 // ContainerMAC is the hardware address of the interface that holds a: locally administered, and the same each time, so
 // that a neighbour entry about it is never stale.
@@ -88,11 +107,32 @@ func (r Row) check(hostIf string) error {
 	switch {
 	case r.Name == "" || hostIf != r.HostIf || r.HostIf != HostIf(r.Name):
 		return fmt.Errorf("host interface %q does not belong to endpoint %q", hostIf, r.Name)
+	case r.Handed():
+		return r.checkHanded()
 	case !strings.HasPrefix(r.NetNS, "/"):
 		return fmt.Errorf("namespace %q: not an absolute path", r.NetNS)
 	case !plainIfName(r.IfName):
 		return fmt.Errorf("interface name %q: want 1 to 15 letters, digits, '_', '-' or '.', and not lo, all or default",
 			r.IfName)
+	}
+	return r.checkAddresses()
+}
+
+func (r Row) checkHanded() error {
+	fits := func(gateway, ip netip.Addr) bool {
+		return gateway.IsValid() == ip.IsValid() && (!gateway.IsValid() || gateway.Is4() == ip.Is4() && gateway.IsLinkLocalUnicast())
+	}
+	switch {
+	case r.IfName != PeerIf(r.Name) || r.NSInode != 0:
+		return fmt.Errorf("interface name %q: the inside of a pair that is handed over is %s", r.IfName, PeerIf(r.Name))
+	case !fits(r.Gateway4, r.IP4) || !fits(r.Gateway6, r.IP6):
+		return fmt.Errorf("gateways %s and %s: want a link-local address for each address", r.Gateway4, r.Gateway6)
+	}
+	return r.checkAddresses()
+}
+
+func (r Row) checkAddresses() error {
+	switch {
 	case r.IP4.IsValid() && !r.IP4.Is4():
 		return fmt.Errorf("address %s: not an IPv4 address", r.IP4)
 	case r.IP6.IsValid() && (!r.IP6.Is6() || r.IP6.Is4In6() || r.IP6.Zone() != ""):

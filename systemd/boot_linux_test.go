@@ -44,7 +44,7 @@ func boot(t *testing.T, host *nettest.Host, address, gateway string) *machine {
 	var console bytes.Buffer
 	nspawn := exec.Command("systemd-nspawn", "--quiet", "--boot", "--console=pipe", "--register=no", "--keep-unit",
 		"--directory=/", "--volatile=yes", "--machine="+m.name,
-		"--network-namespace-path="+host.Path, "--capability=CAP_NET_ADMIN", "--system-call-filter=bpf",
+		"--network-namespace-path="+host.Path, "--capability=CAP_NET_ADMIN", "--system-call-filter=bpf @keyring", // Docker's containers have keyrings
 		"--bind-ro="+root+"/usr/local:/usr/local",
 		"--bind-ro=/etc/alternatives", // where the names of iptables lead
 		"--bind="+m.etc+"/fairlead:/etc/fairlead", "--bind="+m.etc+"/systemd/network:/etc/systemd/network",

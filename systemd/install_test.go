@@ -27,6 +27,7 @@ func TestInstallPutsEverythingInItsPlace(t *testing.T) {
 				"-rw-r--r-- " + below + "/lib/systemd/network/10-fairlead.network",
 				"-rw-r--r-- " + below + "/lib/systemd/networkd.conf.d/fairlead.conf",
 				"-rw-r--r-- " + below + "/lib/systemd/system/fairlead.service",
+				"-rw-r--r-- " + below + "/lib/systemd/system/fairlead.socket",
 				"-rw-r--r-- " + below + "/lib/sysusers.d/fairlead.conf",
 				"-rw-r--r-- " + below + "/share/bash-completion/completions/fairlead",
 				"-rw-r--r-- " + below + "/share/doc/fairlead/LICENSE",

@@ -24,6 +24,20 @@ func TestSystemdAcceptsTheUnit(t *testing.T) {
 	if out, _ := verify(t, broken); !strings.Contains(out, "restart specifier") {
 		t.Errorf("systemd-analyze verify finds nothing in a broken unit: %q", out)
 	}
+	socket := filepath.Join(filepath.Dir(write(t, text)), "fairlead.socket")
+	check := func() string {
+		out, _ := exec.Command("systemd-analyze", "verify", "--man=no", "--recursive-errors=one", socket).CombinedOutput()
+		return string(out)
+	}
+	if out := check(); out != "" {
+		t.Errorf("systemd-analyze verify: %s", out)
+	}
+	if err := os.WriteFile(socket, []byte(strings.Replace(read(t, "fairlead.socket"), "0600", "0999", 1)), 0o644); err != nil {
+		t.Fatal(err)
+	}
+	if out := check(); !strings.Contains(out, "0999") {
+		t.Errorf("systemd-analyze verify finds nothing in a broken socket: %q", out)
+	}
 }
 
 func TestServiceIsNoMoreExposedThanItsJobAsks(t *testing.T) {
@@ -72,6 +86,25 @@ func TestUnitKeepsItsPromises(t *testing.T) {
 	if before := strings.Join(unit["Before"], " "); !strings.Contains(before, "docker.service") {
 		t.Errorf("Before=%s lacks docker.service", before)
 	}
+	socket := settings(read(t, "fairlead.socket"))
+	for key, want := range map[string][]string{
+		"ListenStream":       {"/run/docker/plugins/fairlead.sock"},
+		"SocketMode":         {"0600"},
+		"FileDescriptorName": {"docker"},
+		"Before":             {"docker.service"},
+		"WantedBy":           {"sockets.target docker.service"},
+		// Docker must not need it, nor it Docker.
+		"Requires": nil, "BindsTo": nil, "PartOf": nil, "RequiredBy": nil, "After": nil, "Wants": nil,
+	} {
+		if got := socket[key]; !slices.Equal(got, want) {
+			t.Errorf("fairlead.socket: %s=%q, want %q", key, got, want)
+		}
+	}
+	for key, want := range map[string][]string{"Sockets": {"fairlead.socket"}, "Also": {"fairlead.socket"}} {
+		if got := unit[key]; !slices.Equal(got, want) {
+			t.Errorf("%s=%q, want %q", key, got, want)
+		}
+	}
 }
 
 func TestDropInsNameOurLinksAndNoOthers(t *testing.T) {
@@ -107,7 +140,7 @@ func verify(t *testing.T, text string) (string, error) {
 	return string(out), err
 }
 
-// write puts the unit where systemd can check it: the binary that it names is made to exist.
+// write puts the unit where systemd can check it, beside its socket: the binary that it names is made to exist.
 func write(t *testing.T, text string) string {
 	t.Helper()
 	dir := t.TempDir()
@@ -118,6 +151,9 @@ func write(t *testing.T, text string) string {
 	file := filepath.Join(dir, "fairlead.service")
 	text = strings.ReplaceAll(text, "/usr/local/bin/fairlead", binary)
 	if err := os.WriteFile(file, []byte(text), 0o644); err != nil {
+		t.Fatal(err)
+	}
+	if err := os.WriteFile(filepath.Join(dir, "fairlead.socket"), []byte(read(t, "fairlead.socket")), 0o644); err != nil {
 		t.Fatal(err)
 	}
 	return file
