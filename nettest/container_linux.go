@@ -39,9 +39,22 @@ func (c *Container) Reattach(flags ...string) {
 	if err := json.Unmarshal([]byte(out), &e); err != nil {
 		n.lab.t.Fatalf("%s: attach %s: %v: %s", n.Name, c.Endpoint, err, out)
 	}
-	c.HostIf, c.addresses = e.HostIf, nil
+	c.HostIf = e.HostIf
+	c.hold(e.Addresses)
+}
+
+// Furnished is a namespace as a container of the node, to which others have given a link and addresses.
+func (n *Node) Furnished(h *Host, name string, addresses ...netip.Addr) *Container {
+	c := &Container{Host: h, Node: n, Endpoint: name}
+	c.hold(addresses)
+	return c
+}
+
+// hold notes the addresses.
+func (c *Container) hold(all []netip.Addr) {
+	c.addresses = nil
 	for _, is4 := range []bool{true, false} {
-		for _, a := range e.Addresses {
+		for _, a := range all {
 			if a.Is4() == is4 {
 				c.addresses = append(c.addresses, a)
 			}

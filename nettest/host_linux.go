@@ -77,10 +77,13 @@ func Remove(path string) error {
 	return nil
 }
 
-// sweep removes namespaces and directories of earlier runs whose process is gone.
+// sweep removes namespaces, directories and control groups of earlier runs whose process is gone.
 func sweep() {
 	removeDead(runDir, prefix+"-", Remove)
 	removeDead(os.TempDir(), labDir, RemoveDir)
+	for _, root := range cgroupRoots() {
+		removeDead(root, labDir, removeCgroup)
+	}
 }
 
 // removeDead removes what begins with the prefix and the id of a process that has ended.

@@ -1,6 +1,7 @@
 package nettest
 
 import (
+	"cmp"
 	"fmt"
 	"net/netip"
 	"os"
@@ -29,6 +30,7 @@ type LabOptions struct {
 	RPFilter int           // net.ipv4.conf.all.rp_filter of the hosts: 0 off, 1 strict, 2 loose
 	Mode     string        // [tunnel] mode; "": left out, which is auto
 	Across   string        // the tunnel that mode auto takes for IPv4 between subnets; "": vxlan
+	Fastpath string        // [fastpath] mode; "": auto
 	Extra    string        // TOML that ends every config file
 	Kept     string        // the lab outlives the program, with namespaces named so and a dash; "" for tests
 	Dir      string        // where its files are; "": a new one, which goes with the test
@@ -259,7 +261,7 @@ func (l *Lab) Start() {
 func (n *Node) Config() string {
 	var b strings.Builder
 	fmt.Fprintf(&b, "[node]\nstate_dir = %q\nrun_dir = %q\n", n.StateDir(), n.RunDir())
-	fmt.Fprintf(&b, "\n[fastpath]\npin_dir = %q\n", n.lab.pins)
+	fmt.Fprintf(&b, "\n[fastpath]\nmode = %q\npin_dir = %q\n", cmp.Or(n.lab.o.Fastpath, "auto"), n.lab.pins)
 	for i, cidr := range n.lab.o.Pools {
 		b.WriteString("\n[[pool]]\n")
 		if i > 0 {

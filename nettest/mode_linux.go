@@ -28,6 +28,16 @@ func (n *Node) EncapTo(other *Node, is4 bool) string {
 	return "vxlan"
 }
 
+// WireTo is what is on the cable when the host's containers speak with those of another host: by the fast path IPIP needs no
+// device.
+func (n *Node) WireTo(other *Node, is4 bool) string {
+	o, encap := n.lab.o, n.EncapTo(other, is4)
+	if encap == "vxlan" && is4 && o.Underlay != Only6 && (o.Mode == "" || o.Mode == "auto") && o.Fastpath != "off" {
+		return "ipip"
+	}
+	return encap
+}
+
 // remotes is the number of prefixes of other hosts that the host is to have a route to.
 func (n *Node) remotes() int {
 	count := 0

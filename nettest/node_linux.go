@@ -3,12 +3,12 @@ package nettest
 import (
 	"bytes"
 	"context"
-	"errors"
 	"fmt"
 	"net/netip"
 	"os"
 	"os/exec"
 	"path/filepath"
+	"runtime"
 	"slices"
 	"strings"
 	"syscall"
@@ -23,6 +23,8 @@ type Node struct {
 	Dir                string     // holds its config, state, socket and log
 	lab                *Lab
 	daemon             *process
+	machine            *machine // nil without Docker
+	docker             *process
 }
 
 // process is a daemon that was started.
@@ -93,21 +95,18 @@ func (n *Node) Start(flags ...string) {
 		n.lab.t.Fatalf("open log of %s: %v", n.Name, err)
 	}
 	defer log.Close()
-	cmd := n.command(append([]string{"run", "--config", n.ConfigFile()}, flags...)...)
+	cmd := n.command(n.machine.taking(append([]string{n.lab.o.Binary, "run", "--config", n.ConfigFile()}, flags...))...)
+	n.machine.hand(cmd)
 	cmd.Stdout, cmd.Stderr = log, log
 	if n.lab.o.Kept == "" {
 		cmd.SysProcAttr = &syscall.SysProcAttr{Pdeathsig: syscall.SIGKILL} // no daemon outlives a test that is killed
 	} else {
 		cmd.SysProcAttr = &syscall.SysProcAttr{Setsid: true}
 	}
-	if err := cmd.Start(); err != nil {
+	p, err := n.launch(cmd)
+	if err != nil {
 		n.lab.t.Fatalf("start daemon of %s: %v", n.Name, err)
 	}
-	p := &process{cmd: cmd, done: make(chan struct{})}
-	go func() {
-		_ = cmd.Wait() // the exit code is in cmd.ProcessState
-		close(p.done)
-	}()
 	first := n.daemon == nil
 	n.daemon = p
 	if first {
@@ -118,11 +117,37 @@ func (n *Node) Start(flags ...string) {
 	}
 }
 
-// command is a fairlead to be started on the host. The caller's own settings are not for it.
-func (n *Node) command(args ...string) *exec.Cmd {
-	cmd := n.Command(context.Background(), append([]string{n.lab.o.Binary}, args...)...)
+// launch starts a program that command made, from a thread that lives as long: with the thread of its parent a program
+// ends that is told to end with its parent.
+func (n *Node) launch(cmd *exec.Cmd) (*process, error) {
+	p := &process{cmd: cmd, done: make(chan struct{})}
+	started := make(chan error)
+	go func() {
+		defer close(p.done)
+		runtime.LockOSThread()
+		err := n.machine.start(cmd)
+		started <- err
+		if err == nil {
+			_ = cmd.Wait() // the exit code is in cmd.ProcessState
+		}
+		if n.machine == nil {
+			runtime.UnlockOSThread()
+		}
+	}()
+	return p, <-started
+}
+
+// command is a program to be started on the host by launch. The caller's own settings are not for it. Only where the host
+// has Docker to itself, Fairlead is its driver.
+func (n *Node) command(argv ...string) *exec.Cmd {
+	cmd := n.Command(context.Background(), argv...)
 	cmd.Dir = n.Dir
 	cmd.Env = slices.DeleteFunc(os.Environ(), func(v string) bool { return strings.HasPrefix(v, "FAIRLEAD_") })
+	if n.machine == nil {
+		cmd.Env = append(cmd.Env, "FAIRLEAD_DOCKER_ENABLE=false")
+		return cmd
+	}
+	cmd.Args = slices.Insert(cmd.Args, 1, "--mount="+n.machine.mounts()) // the directory is then /
 	return cmd
 }
 
@@ -157,11 +182,15 @@ func (n *Node) Signal(s syscall.Signal) {
 
 // Running tells whether a daemon was started and has not ended.
 func (n *Node) Running() bool {
-	if n.daemon == nil {
+	return n.daemon.running()
+}
+
+func (p *process) running() bool {
+	if p == nil {
 		return false
 	}
 	select {
-	case <-n.daemon.done:
+	case <-p.done:
 		return false
 	default:
 		return true
@@ -216,14 +245,19 @@ func (n *Node) CLI(args ...string) Result {
 	if !slices.Contains(args, "--config") {
 		args = append([]string{"--socket", n.Socket()}, args...)
 	}
-	cmd := n.command(args...)
+	return n.finish(n.command(append([]string{n.lab.o.Binary}, args...)...))
+}
+
+// finish runs a program that command made.
+func (n *Node) finish(cmd *exec.Cmd) Result {
+	n.lab.t.Helper()
 	var out, errs bytes.Buffer
 	cmd.Stdout, cmd.Stderr = &out, &errs
-	err := cmd.Run()
-	var exit *exec.ExitError
-	if err != nil && !errors.As(err, &exit) {
-		n.lab.t.Fatalf("%s: fairlead %s: %v", n.Name, strings.Join(args, " "), err)
+	p, err := n.launch(cmd)
+	if err != nil {
+		n.lab.t.Fatalf("%s: start %s: %v", n.Name, strings.Join(cmd.Args, " "), err)
 	}
+	<-p.done
 	return Result{Stdout: out.String(), Stderr: errs.String(), Code: cmd.ProcessState.ExitCode()}
 }
 
