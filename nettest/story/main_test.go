@@ -29,6 +29,7 @@ const (
 const (
 	modeVariable   = "TUNNEL_MODE"   // [tunnel] mode, left out when empty
 	acrossVariable = "TUNNEL_ACROSS" // what mode auto takes for IPv4 between subnets; empty: vxlan
+	fastVariable   = "FASTPATH"      // [fastpath] mode, auto when empty
 )
 
 // binary is the fairlead under test.
@@ -74,6 +75,7 @@ func lab(t *testing.T, o nettest.LabOptions) *nettest.Lab {
 	t.Helper()
 	o.Binary = binary
 	o.Mode, o.Across = cmp.Or(o.Mode, os.Getenv(modeVariable)), cmp.Or(o.Across, os.Getenv(acrossVariable))
+	o.Fastpath = cmp.Or(o.Fastpath, os.Getenv(fastVariable))
 	if o.HoldTime == 0 {
 		o.HoldTime = 3 * time.Second
 	}

@@ -18,6 +18,7 @@ import (
 // A link of 1,400 bytes in the midst of the path: bulk goes through in both directions, and a packet that is too big gets
 // the right error. Nothing vanishes for good.
 func TestANarrowLinkInTheMidstIsNoBlackHole(t *testing.T) {
+	t.Parallel()
 	l := running(t, nettest.LabOptions{Nodes: []string{"n1", "n5"}, Pools: pools(), RPFilter: 1})
 	near, far := l.Node("n1").Attach("n1a"), l.Node("n5").Attach("n5a")
 	for _, c := range []*nettest.Container{near, far} {
@@ -52,6 +53,7 @@ func TestANarrowLinkInTheMidstIsNoBlackHole(t *testing.T) {
 
 // The underlay's MTU is followed while everything runs: containers use jumbo frames when they can, and stop when they must.
 func TestContainersFollowTheMTUOfTheUnderlay(t *testing.T) {
+	t.Parallel()
 	l := running(t, nettest.LabOptions{Nodes: []string{"n1", "n2", "n3"}, Pools: pools(), RPFilter: 1})
 	all := l.AttachAll(1)
 	for _, c := range all {
@@ -109,6 +111,7 @@ func linkMTU(c *nettest.Container) int {
 // Whoever can send one ICMP message to a host can lie to it about a path. Traffic may become slower by that, in smaller
 // packets, and does not stop: not on the link either, and not of IPv6, whose packets can not get smaller than 1280 bytes.
 func TestALieAboutAPathStopsNoTraffic(t *testing.T) {
+	t.Parallel()
 	if mode := os.Getenv(modeVariable); mode != "" && mode != "vxlan" {
 		t.Skipf("the lie is about VXLAN, and the mode is %s", mode)
 	}

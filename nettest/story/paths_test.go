@@ -38,6 +38,7 @@ func newSix(t *testing.T, mode string) *six {
 			c.Serve(a)
 		}
 	}
+	s.WaitFast(10 * time.Second)
 	return s
 }
 
@@ -65,6 +66,7 @@ func (s *six) converge(t *testing.T, patience time.Duration) {
 	for _, n := range s.Nodes {
 		n.WaitConverged(patience - time.Since(begun))
 	}
+	s.WaitFast(patience)
 }
 
 // ways has every daemon say how it reaches every other host.
@@ -139,7 +141,7 @@ func (s *six) walk(t *testing.T) {
 func (s *six) follow(t *testing.T, heard map[*nettest.Node]map[nettest.Packet]int, from, to *nettest.Node, src, dst netip.Addr) {
 	t.Helper()
 	want := nettest.Packet{Src: src, Dst: dst}
-	encap := from.EncapTo(to, src.Is4())
+	encap := from.WireTo(to, src.Is4())
 	if encap != "" && encap != "direct" {
 		outer, _ := sameFamily(hostAddresses(from), src)
 		far, _ := sameFamily(hostAddresses(to), src)
@@ -206,6 +208,7 @@ func forgotten(n *nettest.Node, addresses []netip.Addr) error {
 }
 
 func TestEachPairOfSixHostsTakesItsPathInEachModeAlsoAfterAMove(t *testing.T) {
+	t.Parallel()
 	s := newSix(t, "vxlan")
 	for _, c := range []struct {
 		mode, moves string

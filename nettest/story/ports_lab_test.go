@@ -11,6 +11,8 @@ import (
 	"strings"
 	"testing"
 
+	"golang.org/x/sys/unix"
+
 	"github.com/fairlead-net/fairlead/agent"
 	"github.com/fairlead-net/fairlead/nettest"
 )
@@ -77,16 +79,35 @@ func pinDir(t *testing.T, n *nettest.Node) string {
 // pinned are the files below the directory where the host's daemon keeps what outlives it in the kernel.
 func pinned(t *testing.T, n *nettest.Node) (files []string) {
 	t.Helper()
+	var own uint64
+	if err := n.Do(func() (err error) { own, err = cookie(); return err }); err != nil {
+		t.Fatal(err)
+	}
 	err := filepath.WalkDir(pinDir(t, n), func(path string, d os.DirEntry, err error) error {
-		if err == nil && !d.IsDir() {
+		switch {
+		case err != nil:
+			return err
+		case !d.IsDir():
 			files = append(files, path)
+		case strings.HasPrefix(d.Name(), "fast-") && d.Name() != fmt.Sprintf("fast-%x", own):
+			return filepath.SkipDir // another host's fast path
 		}
-		return err
+		return nil
 	})
 	if err != nil && !os.IsNotExist(err) {
 		t.Fatal(err)
 	}
 	return files
+}
+
+// cookie is what the kernel's programs know the thread's network namespace by.
+func cookie() (uint64, error) {
+	fd, err := unix.Socket(unix.AF_INET, unix.SOCK_DGRAM|unix.SOCK_CLOEXEC, 0)
+	if err != nil {
+		return 0, err
+	}
+	defer unix.Close(fd)
+	return unix.GetsockoptUint64(fd, unix.SOL_SOCKET, unix.SO_NETNS_COOKIE)
 }
 
 // addressesOf are a host's own addresses that its ports are asked by.

@@ -1,4 +1,5 @@
-// Package vm_test runs tests of other rooms on a kernel that has IPIP, GRE and SCTP.
+// Package vm_test runs tests of other rooms on a kernel that has IPIP, GRE and SCTP, and that is older: without tcx, and
+// with fewer words for programs.
 package vm_test
 
 import (
@@ -20,12 +21,20 @@ const (
 	sctp    = "^TestSCTPPortsAreReachedAndHeld$"
 	guard   = "^TestStrangersDoNotGetIntoTheTunnels$/^(while|unless|until)" // what others change is the same with every tunnel
 
+	fast = "^TestTheFastPathDoesWhatThisKernelCan$"
+	// That the programs load, what they do with packets, and how they are put at links. What tries thousands of packets or
+	// kills fifty daemons is for a kernel that is not emulated.
+	programs = "^Test(VerdictsByHand|EachHopOfEachKind|HeadersInParts|SegmentsToBeCut|Congestion|RefusedWrapperIsNothingElse|SumsOfCardsStayRight|" +
+		"BothWaysTheSame|WhatTheKernelTranslatesStaysWithIt|HooksAreFilledReplacedAndEmptied|NextDaemonAdopts|WhatOthersHaveAtAHookStays|" +
+		"FaultsAreSeenAndMended|UsableSaysWhatIsMissing|TrialAgreesWithTheKernel|MapsWithoutBatches|TablesHoldWhatIsPut)$"
+
+	// Auto is with the fast path, and the others are the kernel's own devices, which it would leave without work.
 	auto = "TUNNEL_MODE=auto TUNNEL_ACROSS=ipip SLOWNESS=6"
-	ipip = "TUNNEL_MODE=ipip TUNNEL_ACROSS=ipip SLOWNESS=6"
-	gre  = "TUNNEL_MODE=gre TUNNEL_ACROSS=gre SLOWNESS=6"
+	ipip = "TUNNEL_MODE=ipip TUNNEL_ACROSS=ipip FASTPATH=off SLOWNESS=6"
+	gre  = "TUNNEL_MODE=gre TUNNEL_ACROSS=gre FASTPATH=off SLOWNESS=6"
 	// A probe's packet that is there and back takes 1 to 2 ms: with 40 a second of each the daemons have time left.
 	autoProbed = "TUNNEL_MODE=auto TUNNEL_ACROSS=ipip SLOWNESS=25"
-	ipipProbed = "TUNNEL_MODE=ipip TUNNEL_ACROSS=ipip SLOWNESS=25"
+	ipipProbed = "TUNNEL_MODE=ipip TUNNEL_ACROSS=ipip FASTPATH=off SLOWNESS=25"
 )
 
 // machines are what runs at the same time: each has one processor, and about half of the work.
@@ -35,6 +44,8 @@ var machines = []struct {
 	end  func(*testing.T, *vm.Machine) // what ends the machine shows that its end is told
 }{
 	{"rooms", []job{
+		{name: "fast path", room: "fastpath", tests: programs, limit: 3 * time.Minute},
+		{name: "fast path, auto", room: "nettest/story", tests: fast, env: auto, limit: 4 * time.Minute},
 		{name: "tunnel", room: "tunnel", tests: ".", limit: 8 * time.Minute},
 		{name: "drift, ipip", room: "nettest/story", tests: drift, env: ipip, limit: 8 * time.Minute},
 		{name: "drift, auto", room: "nettest/story", tests: drift, env: auto, limit: 8 * time.Minute},
