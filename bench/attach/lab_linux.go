@@ -66,9 +66,11 @@ cidr = "10.88.0.0/16"
 block = "10.88.0.0/22"
 [docker]
 enable = false
+[fastpath]
+pin_dir = %q
 [api]
 metrics = ""
-`, node.StateDir(), node.RunDir()))
+`, node.StateDir(), node.RunDir(), filepath.Join(nettest.MountPins(t, dir), "fairlead")))
 	node.Start()
 	node.WaitReady(readyTime)
 	return api{site: s, API: nettest.NewAPI(t, node.Socket())}

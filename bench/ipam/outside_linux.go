@@ -27,7 +27,7 @@ func newSocket(t nettest.T, dir string) (*socket, error) {
 	binary := nettest.Binary(t, dir)
 	node := nettest.NewLab(t, nettest.LabOptions{Binary: binary, Nodes: []string{"n1"}, Dir: dir}).Node("n1")
 	node.WriteConfig(fmt.Sprintf("[node]\nstate_dir = %q\nrun_dir = %q\n[[pool]]\nname = \"default\"\ncidr = \"10.88.0.0/16\"\n"+
-		"block = \"10.88.0.0/22\"\nreuse_delay = \"1ms\"\n", node.StateDir(), node.RunDir()))
+		"block = \"10.88.0.0/22\"\nreuse_delay = \"1ms\"\n[fastpath]\nmode = \"off\"\n", node.StateDir(), node.RunDir()))
 	node.Start()
 	node.WaitReady(readyTime)
 	s := &socket{API: nettest.NewAPI(t, node.Socket())}

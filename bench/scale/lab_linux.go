@@ -3,6 +3,7 @@ package main
 import (
 	"fmt"
 	"os"
+	"path/filepath"
 	"strconv"
 	"strings"
 	"time"
@@ -29,7 +30,9 @@ block = "10.88.0.0/24"
 hold_time = "90s"
 [[bgp.peer]]
 address = %q
-`, daemonAddr, d.StateDir(), d.RunDir(), feederAddr))
+[fastpath]
+pin_dir = %q
+`, daemonAddr, d.StateDir(), d.RunDir(), feederAddr, filepath.Join(nettest.MountPins(t, dir), "fairlead")))
 	d.Start()
 	nettest.Eventually(t, sessionTime, func() error { return d.Get("status", &struct{}{}) })
 	return d

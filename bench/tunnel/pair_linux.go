@@ -85,6 +85,8 @@ hold_time = "90s" # the loads leave the daemons little of the processors
 peer = [{ address = "%v" }]
 [tunnel]
 mode = %q
+[fastpath] # bench/datapath compares it with what is measured here
+mode = "off"
 [api]
 metrics = ""
 `, hostIP(i), n.StateDir(), n.RunDir(), i+1, hostIP(1-i), mode)
