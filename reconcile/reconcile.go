@@ -26,6 +26,25 @@ type Bulk[K, V comparable] interface {
 	Apply(ctx context.Context, puts map[K]V, deletes []K) map[K]error
 }
 
+// Apply puts, then deletes, many rows together where the target can. It returns the rows that failed and why.
+func Apply[K, V comparable](ctx context.Context, t Target[K, V], puts map[K]V, deletes []K) map[K]error {
+	if b, ok := t.(Bulk[K, V]); ok {
+		return b.Apply(ctx, puts, deletes)
+	}
+	failed := make(map[K]error)
+	for k, v := range puts {
+		if err := t.Put(ctx, k, v); err != nil {
+			failed[k] = err
+		}
+	}
+	for _, k := range deletes {
+		if err := t.Delete(ctx, k); err != nil {
+			failed[k] = err
+		}
+	}
+	return failed
+}
+
 // Changes is what must be done to a table.
 type Changes[K, V comparable] struct {
 	Put   map[K]V // missing or different

@@ -84,16 +84,7 @@ func (g *rung[K, V]) apply(ctx context.Context, puts map[K]V) map[K]error {
 	if len(puts) == 0 {
 		return nil
 	}
-	if b, ok := g.target.(Bulk[K, V]); ok {
-		return b.Apply(ctx, puts, nil)
-	}
-	failed := make(map[K]error)
-	for k, v := range puts {
-		if err := g.target.Put(ctx, k, v); err != nil {
-			failed[k] = err
-		}
-	}
-	return failed
+	return Apply(ctx, g.target, puts, nil)
 }
 
 // account counts the writes and tells repairs from news.
@@ -127,16 +118,7 @@ func (g *rung[K, V]) prune(ctx context.Context, r *Report) {
 	if len(g.gone) == 0 {
 		return
 	}
-	failed := make(map[K]error)
-	if b, ok := g.target.(Bulk[K, V]); ok {
-		failed = b.Apply(ctx, nil, g.gone)
-	} else {
-		for _, k := range g.gone {
-			if err := g.target.Delete(ctx, k); err != nil {
-				failed[k] = err
-			}
-		}
-	}
+	failed := Apply(ctx, g.target, nil, g.gone)
 	for _, k := range g.gone {
 		if err, bad := failed[k]; bad {
 			r.fail(g.Table.name, fmt.Sprint(k), "delete", err, g.single)
