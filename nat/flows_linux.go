@@ -91,7 +91,7 @@ func (k *Kernel) sieve(family uint8, gone, added map[Port]netip.AddrPort) (sieve
 		if p.IP.Is4() != (family == unix.AF_INET) {
 			continue
 		}
-		proto := protocol(p.Proto)
+		proto := p.Protocol()
 		if proto == 0 {
 			return s, fmt.Errorf("%s: no such protocol", p)
 		}
@@ -104,18 +104,6 @@ func (k *Kernel) sieve(family uint8, gone, added map[Port]netip.AddrPort) (sieve
 	}
 	err := k.inside(func() (err error) { s.local, err = localRoutes(family); return err })
 	return s, err
-}
-
-func protocol(name string) uint8 {
-	switch name {
-	case "tcp":
-		return unix.IPPROTO_TCP
-	case "udp":
-		return unix.IPPROTO_UDP
-	case "sctp":
-		return unix.IPPROTO_SCTP
-	}
-	return 0
 }
 
 // drops tells whether a connection has to go. One that goes to the target of a mapping at work is that mapping's, though

@@ -34,7 +34,7 @@ const (
 // key is where a port is in the map.
 func (p *pinned) key(port Port) heldKey {
 	key := p.number(port.Number)
-	key.Proto, key.Family = protocol(port.Proto), family(port.IP)
+	key.Proto, key.Family = port.Protocol(), family(port.IP)
 	copy(key.Addr[:], port.IP.AsSlice())
 	return key
 }

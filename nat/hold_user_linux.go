@@ -53,7 +53,7 @@ func (r diagRequest) Serialize() []byte {
 func usersOf(p Port) (users []user, err error) {
 	for _, family := range []uint8{unix.AF_INET, unix.AF_INET6} {
 		req := nl.NewNetlinkRequest(nl.SOCK_DIAG_BY_FAMILY, unix.NLM_F_DUMP)
-		req.AddData(diagRequest{family, protocol(p.Proto), p.Number})
+		req.AddData(diagRequest{family, p.Protocol(), p.Number})
 		messages, err := req.Execute(unix.NETLINK_INET_DIAG, 0)
 		if err != nil {
 			return nil, fmt.Errorf("ask for the sockets with a port: %w", err)

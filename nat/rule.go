@@ -6,6 +6,15 @@ import (
 	"strings"
 )
 
+// Backend is what sends the packets for ports to endpoints.
+type Backend string
+
+const (
+	Auto     Backend = "auto"
+	EBPF     Backend = "ebpf" // the programs of the fast path, and for what they leave, iptables
+	IPTables Backend = "iptables"
+)
+
 // Port is a port of this host: a protocol and an address of its own.
 type Port struct {
 	Proto  string     // "tcp", "udp", "sctp"
@@ -16,6 +25,11 @@ type Port struct {
 // String is like 192.0.2.1:8080/tcp.
 func (p Port) String() string {
 	return fmt.Sprintf("%s/%s", netip.AddrPortFrom(p.IP, p.Number), p.Proto)
+}
+
+// Protocol is the protocol as IP headers have it, 0 when it has no ports.
+func (p Port) Protocol() uint8 {
+	return map[string]uint8{"tcp": 6, "udp": 17, "sctp": 132}[p.Proto] // IANA's protocol numbers
 }
 
 // Compare orders ports by protocol, number and address.
