@@ -30,6 +30,7 @@ type Underlay struct {
 	Address  netip.Addr     // the node's address
 	Address6 netip.Addr     // of the other family on the same link; zero when it has none
 	Subnets  []netip.Prefix // connected to this host by links that are not ours
+	Own      []netip.Addr   // this host's addresses, but for those of our links, of loopback, and of a link alone; sorted
 	Uplinks  []string       // links with addresses that lead out of this host, and to no container on it
 	Bare     []string       // those of them whose packets have no Ethernet header, as of a tun device
 	Strict   []string       // those of them on which the reverse path filter of IPv4 is strict

@@ -46,7 +46,7 @@ func (k *Kernel) Underlay(ctx context.Context, address netip.Addr) (Underlay, er
 	if err != nil {
 		return Underlay{}, err
 	}
-	u := Underlay{Dev: l.name, MTU: l.mtu, Address: address, Subnets: subnets(owned, all)}
+	u := Underlay{Dev: l.name, MTU: l.mtu, Address: address, Subnets: subnets(owned, all), Own: outward(owned, all)}
 	for _, o := range owned {
 		if o.index == l.index && o.ip.Is4() != address.Is4() && o.lasting() && !u.Address6.IsValid() {
 			u.Address6 = o.ip
@@ -136,6 +136,18 @@ func subnets(owned []ownAddress, names links) []netip.Prefix {
 		}
 	}
 	slices.SortFunc(all, netip.Prefix.Compare)
+	return slices.Compact(all)
+}
+
+// outward are the addresses by which others can speak to this host.
+func outward(owned []ownAddress, names links) []netip.Addr {
+	var all []netip.Addr
+	for _, o := range owned {
+		if !o.ip.IsLoopback() && !o.ip.IsLinkLocalUnicast() && !ourLink(names.name(o.index)) {
+			all = append(all, o.ip)
+		}
+	}
+	slices.SortFunc(all, netip.Addr.Compare)
 	return slices.Compact(all)
 }
 
