@@ -22,14 +22,19 @@ const (
 	datapathMapFlEvents         = "fl_events"
 	datapathMapFlFlows4         = "fl_flows4"
 	datapathMapFlFlows6         = "fl_flows6"
+	datapathMapFlHere           = "fl_here"
 	datapathMapFlNodes4         = "fl_nodes4"
 	datapathMapFlNodes6         = "fl_nodes6"
+	datapathMapFlPieces         = "fl_pieces"
+	datapathMapFlPorts          = "fl_ports"
 	datapathMapFlReasons        = "fl_reasons"
 	datapathMapFlRoutes4        = "fl_routes4"
 	datapathMapFlRoutes6        = "fl_routes6"
 	datapathMapFlSettings       = "fl_settings"
 	datapathMapFlSides          = "fl_sides"
 	datapathMapFlTrace          = "fl_trace"
+	datapathMapFlTuples         = "fl_tuples"
+	datapathMapScratchSpace     = "scratch_space"
 	datapathProgFlFromContainer = "fl_from_container"
 	datapathProgFlFromWire      = "fl_from_wire"
 	datapathProgFlToContainer   = "fl_to_container"
@@ -96,14 +101,19 @@ type datapathMapSpecs struct {
 	FlEvents     *ebpf.MapSpec `ebpf:"fl_events"`
 	FlFlows4     *ebpf.MapSpec `ebpf:"fl_flows4"`
 	FlFlows6     *ebpf.MapSpec `ebpf:"fl_flows6"`
+	FlHere       *ebpf.MapSpec `ebpf:"fl_here"`
 	FlNodes4     *ebpf.MapSpec `ebpf:"fl_nodes4"`
 	FlNodes6     *ebpf.MapSpec `ebpf:"fl_nodes6"`
+	FlPieces     *ebpf.MapSpec `ebpf:"fl_pieces"`
+	FlPorts      *ebpf.MapSpec `ebpf:"fl_ports"`
 	FlReasons    *ebpf.MapSpec `ebpf:"fl_reasons"`
 	FlRoutes4    *ebpf.MapSpec `ebpf:"fl_routes4"`
 	FlRoutes6    *ebpf.MapSpec `ebpf:"fl_routes6"`
 	FlSettings   *ebpf.MapSpec `ebpf:"fl_settings"`
 	FlSides      *ebpf.MapSpec `ebpf:"fl_sides"`
 	FlTrace      *ebpf.MapSpec `ebpf:"fl_trace"`
+	FlTuples     *ebpf.MapSpec `ebpf:"fl_tuples"`
+	ScratchSpace *ebpf.MapSpec `ebpf:"scratch_space"`
 }
 
 // datapathVariableSpecs contains global variables before they are loaded into the kernel.
@@ -138,14 +148,19 @@ type datapathMaps struct {
 	FlEvents     *ebpf.Map `ebpf:"fl_events"`
 	FlFlows4     *ebpf.Map `ebpf:"fl_flows4"`
 	FlFlows6     *ebpf.Map `ebpf:"fl_flows6"`
+	FlHere       *ebpf.Map `ebpf:"fl_here"`
 	FlNodes4     *ebpf.Map `ebpf:"fl_nodes4"`
 	FlNodes6     *ebpf.Map `ebpf:"fl_nodes6"`
+	FlPieces     *ebpf.Map `ebpf:"fl_pieces"`
+	FlPorts      *ebpf.Map `ebpf:"fl_ports"`
 	FlReasons    *ebpf.Map `ebpf:"fl_reasons"`
 	FlRoutes4    *ebpf.Map `ebpf:"fl_routes4"`
 	FlRoutes6    *ebpf.Map `ebpf:"fl_routes6"`
 	FlSettings   *ebpf.Map `ebpf:"fl_settings"`
 	FlSides      *ebpf.Map `ebpf:"fl_sides"`
 	FlTrace      *ebpf.Map `ebpf:"fl_trace"`
+	FlTuples     *ebpf.Map `ebpf:"fl_tuples"`
+	ScratchSpace *ebpf.Map `ebpf:"scratch_space"`
 }
 
 func (m *datapathMaps) Close() error {
@@ -156,14 +171,19 @@ func (m *datapathMaps) Close() error {
 		m.FlEvents,
 		m.FlFlows4,
 		m.FlFlows6,
+		m.FlHere,
 		m.FlNodes4,
 		m.FlNodes6,
+		m.FlPieces,
+		m.FlPorts,
 		m.FlReasons,
 		m.FlRoutes4,
 		m.FlRoutes6,
 		m.FlSettings,
 		m.FlSides,
 		m.FlTrace,
+		m.FlTuples,
+		m.ScratchSpace,
 	)
 }
 

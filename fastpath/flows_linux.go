@@ -7,7 +7,6 @@ import (
 	"net/netip"
 
 	"github.com/cilium/ebpf"
-	"golang.org/x/sys/unix"
 )
 
 // Flow is what an endpoint speaks with another address. Ports are zero where the protocol has none.
@@ -49,16 +48,24 @@ func (t *tables) keep(ctx context.Context, flows []Flow) error {
 	if err != nil {
 		return err
 	}
-	var st unix.Timespec
-	if err := unix.ClockGettime(unix.CLOCK_MONOTONIC, &st); err != nil {
-		return fmt.Errorf("read clock: %w", err)
+	since, err := sinceBoot()
+	if err != nil {
+		return err
 	}
-	now := uint64(st.Nano())
+	now := uint64(since)
+	ports, err := t.ports().read(ctx)
+	if err != nil {
+		return err
+	}
+	mapped := make(map[targetValue]bool, len(ports))
+	for _, v := range ports {
+		mapped[v] = true
+	}
 	for _, f := range flows {
 		if _, ours := endpoints[f.Near.Addr()]; !ours {
 			continue
 		}
-		if _, ours := endpoints[f.Far.Addr()]; !ours && !t.leadsTo(f.Far.Addr()) {
+		if _, ours := endpoints[f.Far.Addr()]; !ours && !mapped[Mapping{To: f.Near}.encode()] && !t.leadsTo(f.Far.Addr()) {
 			continue
 		}
 		if err := errors.Join(t.note(f, now), t.note(f.pair(), now)); err != nil {
@@ -84,8 +91,6 @@ func (t *tables) note(f Flow, now uint64) error {
 		Near: f.Near.Addr().As16(), Far: f.Far.Addr().As16(), NearPort: near, FarPort: far, Proto: f.Proto,
 	}, now)
 }
-
-func portBytes(n uint16) [2]byte { return [2]byte{byte(n >> 8), byte(n)} }
 
 // leadsTo tells whether there is a route to the address.
 func (t *tables) leadsTo(a netip.Addr) bool {

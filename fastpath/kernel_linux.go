@@ -12,6 +12,7 @@ import (
 	"strings"
 	"sync"
 	"sync/atomic"
+	"time"
 
 	"github.com/cilium/ebpf"
 	"golang.org/x/sys/unix"
@@ -34,9 +35,15 @@ type Kernel struct {
 	written atomic.Uint64 // how often our own hands changed a table
 	sizes   Sizes
 
-	mu   sync.RWMutex
-	work *work // under mu; nil while nothing is loaded
+	mu      sync.RWMutex
+	work    *work     // under mu; nil while nothing is loaded
+	refused error     // under mu: why the programs could not be loaded
+	again   time.Time // under mu: when that is tried again
 }
+
+// loadAgain is how many times as long as it took to be refused nobody tries again: a kernel that looks through programs in vain
+// can take seconds for it.
+const loadAgain = 100
 
 // work is what is loaded.
 type work struct {
@@ -91,6 +98,16 @@ func (k *Kernel) Begin() error {
 	if k.work != nil || k.fault != nil {
 		return k.fault
 	}
+	if k.refused != nil && time.Now().Before(k.again) {
+		return k.refused
+	}
+	begun := time.Now()
+	k.refused = k.load()
+	k.again = time.Now().Add(loadAgain * time.Since(begun))
+	return k.refused
+}
+
+func (k *Kernel) load() error {
 	fresh := !exists(k.dir)
 	err := k.home.inside(k.begin)
 	if err != nil && fresh {
@@ -228,29 +245,11 @@ func (l lazy[K, V]) Apply(ctx context.Context, puts map[K]V, deletes []K) map[K]
 	defer done()
 	if w != nil {
 		defer l.k.written.Add(1)
-		return apply(ctx, l.of(w), puts, deletes)
+		return reconcile.Apply(ctx, l.of(w), puts, deletes)
 	}
 	failed := make(map[K]error)
 	for key := range puts {
 		failed[key] = errIdle
-	}
-	return failed
-}
-
-func apply[K, V comparable](ctx context.Context, t reconcile.Target[K, V], puts map[K]V, deletes []K) map[K]error {
-	if b, ok := t.(reconcile.Bulk[K, V]); ok {
-		return b.Apply(ctx, puts, deletes)
-	}
-	failed := make(map[K]error)
-	for key, v := range puts {
-		if err := t.Put(ctx, key, v); err != nil {
-			failed[key] = err
-		}
-	}
-	for _, key := range deletes {
-		if err := t.Delete(ctx, key); err != nil {
-			failed[key] = err
-		}
 	}
 	return failed
 }
@@ -273,6 +272,16 @@ func (k *Kernel) Routes() reconcile.Target[netip.Prefix, Route] {
 // Nodes is the table of the hosts that may send through tunnels.
 func (k *Kernel) Nodes() reconcile.Target[netip.Addr, Node] {
 	return lazy[netip.Addr, Node]{k, func(w *work) reconcile.Target[netip.Addr, Node] { return w.tables.Nodes() }}
+}
+
+// Ports is the table of this host's ports.
+func (k *Kernel) Ports() reconcile.Target[Port, Mapping] {
+	return lazy[Port, Mapping]{k, func(w *work) reconcile.Target[Port, Mapping] { return w.tables.Ports() }}
+}
+
+// Own is the table of this host's addresses.
+func (k *Kernel) Own() reconcile.Target[netip.Addr, Own] {
+	return lazy[netip.Addr, Own]{k, func(w *work) reconcile.Target[netip.Addr, Own] { return w.tables.Own() }}
 }
 
 // Settings is the table with one row, SettingsKey.

@@ -88,6 +88,8 @@ enum setting {
 	TAKES_ALL = 4,    /* of any sender, not of the known nodes alone */
 	LACKS_IPIP = 8,   /* the kernel has no device for it: what is for the host itself is unwrapped here too */
 	CROSSES = 16,     /* IPv6 may be wrapped into IPv4 and back: BPF_F_ADJ_ROOM_DECAP_L3_IPV6, Linux 6.3 */
+	MAPS_PORTS = 32,  /* connections to ports of the host go to endpoints by the table of ports */
+	HAIRPINS = 64,    /* an endpoint reaches itself by such a port */
 };
 
 /* A flow between an address of this host's endpoints and another. One of fragments or of ICMP errors has neither ports nor
@@ -104,6 +106,59 @@ struct flow6 {
 	__be16 near_port, far_port;
 	__u8 protocol;
 	__u8 pad[3];
+};
+
+/* An address of this host. */
+struct host {
+	union address address;
+	__u32 family; /* 4 or 6 */
+};
+
+/* A port of this host. */
+struct port {
+	union address address; /* zero: every address of this host */
+	__be16 port;
+	__u8 protocol;
+	__u8 family;
+};
+
+/* What it leads to: a port of an endpoint's. */
+struct target {
+	union address to;
+	__be16 port;
+	__u8 pad[2];
+};
+
+/* A connection by a port of the host, as one side of the translation sees it: outside, where whoever asks has reached the
+ * host, and inside, where the endpoint is. */
+struct tuple {
+	union address near, far; /* this host or the endpoint, and the other */
+	__be16 near_port, far_port;
+	__u8 protocol;
+	__u8 family;
+	__u8 inside;
+	__u8 pad;
+};
+
+/* Each connection has an entry for either side, which counts what comes from there. */
+struct connection {
+	struct tuple other; /* the other side */
+	__u32 link;         /* by which the first packet came */
+	__u32 state;        /* enum state */
+	__u64 seen;         /* when the last packet came from this side, in nanoseconds since the boot */
+};
+
+enum state {
+	SEEN_ANY = 1,
+	SEEN_FIN = 2,
+	SEEN_RST = 4,
+};
+
+/* A datagram that comes in fragments. */
+struct datagram {
+	union address from, to;
+	__be32 id;
+	__u32 family; /* 4 or 6 */
 };
 
 struct traffic {
@@ -128,6 +183,8 @@ enum reason {
 	FAST_FROM_DIRECT,
 	FAST_FROM_IPIP,
 	FAST_FROM_VXLAN,
+	FAST_MAPPED,     /* to an endpoint, by a port of the host */
+	FAST_ANSWERED,   /* from one, as that port */
 	KERNEL_ROUTE,    /* no endpoint and no route is its destination or, on its way in, its source */
 	KERNEL_FLOW,     /* the kernel has translated its flow */
 	KERNEL_REALM,    /* its network is kept apart */
@@ -137,6 +194,7 @@ enum reason {
 	KERNEL_PROTOCOL, /* neither IPv4 nor IPv6, or talk of the link itself */
 	KERNEL_TUNNEL,   /* an outer header that this node does not take, or whose content is not for an endpoint */
 	KERNEL_FAILED,   /* a helper refused */
+	KERNEL_FULL,     /* there is no room for one more connection by a port */
 	DROP_MAC,
 	DROP_SOURCE,
 	DROP_ARP,

@@ -23,7 +23,7 @@ func TestLayoutsAreThoseOfThePrograms(t *testing.T) {
 	for name, mine := range map[string]any{
 		"fl_endpoints4": endpointValue{}, "fl_endpoints6": endpointValue{}, "fl_sides": sideValue{}, "fl_routes4": routeValue{},
 		"fl_routes6": routeValue{}, "fl_nodes4": uint32(0), "fl_nodes6": uint32(0), "fl_settings": settingsValue{},
-		"fl_counts": Count{}, "fl_reasons": uint64(0), "fl_trace": pairValue{},
+		"fl_counts": Count{}, "fl_ports": targetValue{}, "fl_here": uint32(0), "fl_reasons": uint64(0), "fl_trace": pairValue{},
 	} {
 		theirs := spec.Maps[name]
 		if theirs == nil {
@@ -37,7 +37,9 @@ func TestLayoutsAreThoseOfThePrograms(t *testing.T) {
 			t.Errorf("values of %s: %d bytes, want %d", name, size, theirs.ValueSize)
 		}
 	}
-	for name, mine := range map[string]any{"fl_routes4": prefix4{}, "fl_routes6": prefix6{}} {
+	for name, mine := range map[string]any{
+		"fl_routes4": prefix4{}, "fl_routes6": prefix6{}, "fl_here": hostKey{}, "fl_ports": portKey{}, "fl_tuples": tuple{},
+	} {
 		if diff := cmp.Diff(fieldsOf(spec.Maps[name].Key), fieldsIn(reflect.TypeOf(mine))); diff != "" {
 			t.Errorf("keys of %s (-C +Go):\n%s", name, diff)
 		}
@@ -71,7 +73,7 @@ func fieldsOf(t btf.Type) (fields []string) {
 			}
 		}
 		size, _ := btf.Sizeof(t)
-		fields = append(fields, fmt.Sprintf("%s @%d %d", strings.TrimPrefix(name, "."), at, size))
+		fields = append(fields, fmt.Sprintf("%s @%d %d", strings.ReplaceAll(strings.TrimPrefix(name, "."), "_", ""), at, size))
 	}
 	walk(t, "", 0)
 	return fields

@@ -81,6 +81,8 @@ func (s Sizes) entries(name string) uint32 {
 		return uint32(s.Routes)
 	case "fl_flows":
 		return uint32(s.Flows)
+	case "fl_tuples":
+		return uint32(2 * s.Connections) // each from either side
 	case "fl_counts":
 		return uint32(s.Endpoints + s.Routes)
 	}
@@ -235,12 +237,12 @@ func shape(t btf.Type) string {
 	return "{" + s.String() + "}"
 }
 
-// catchUp takes over the flows that old programs have noted since the maps were made anew, and lets go of the old maps. It
+// catchUp takes over the flows and connections that old programs have noted since the maps were made anew, and lets go of the old maps. It
 // is for when all programs have been replaced.
 func (p *pinnedMaps) catchUp() error {
 	var errs []error
 	for name, old := range p.old {
-		if strings.HasPrefix(name, "fl_flows") && fits(old, p.all[name]) {
+		if (strings.HasPrefix(name, "fl_flows") || name == "fl_tuples") && fits(old, p.all[name]) {
 			errs = append(errs, pour(old, p.all[name]))
 		}
 		errs = append(errs, old.Close())

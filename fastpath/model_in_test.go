@@ -28,6 +28,9 @@ func (w *modelWorld) fromWire(f modelFrame) *modelEnd {
 	}
 	a := w.arrived(f, kind)
 	refusal := a.refusal
+	if refusal == "" && w.forPort(f, a, e) {
+		return e
+	}
 	if refusal == "" {
 		refusal = w.refuses(f, a, e)
 	}
@@ -41,6 +44,27 @@ func (w *modelWorld) fromWire(f modelFrame) *modelEnd {
 		w.uncover(f, a, e)
 	}
 	return e
+}
+
+// forPort gives a packet for a port of the host to the endpoint that has it. False: it is for none.
+func (w *modelWorld) forPort(f modelFrame, a modelArrival, e *modelEnd) bool {
+	s, ok := look(f.bytes[a.at:], a.kind, a.packet)
+	if !w.ports.on || !ok || s.piece == modelError && a.at != etherSize {
+		return false
+	}
+	in, found := w.otherSide(e, f, s, modelWire, 0)
+	switch {
+	case !found:
+		return false
+	case a.at > etherSize && f.segment > 0: // as in refuses
+		e.because("kernel failed")
+		return true
+	}
+	if a.at > etherSize {
+		w.strip(f, a, e)
+	}
+	w.handIn(e, s, e.bytes, a.kind, in)
+	return true
 }
 
 // arrived looks into wrappers.

@@ -92,11 +92,34 @@ func (w *modelWorld) fromEndpoint(f modelFrame, p modelPacket, kind uint16) []*m
 	case senderOf(f.bytes) != mac:
 		return only(w.drop(f, "drop mac"))
 	case w.isOwn(f.link, p.from):
+		if p.shape != shapeOdd && p.shape != shapeLink {
+			return w.chooseByPort(f, from, p, kind)
+		}
 		return w.choose(f, from, p, kind)
 	case isLinkTalk(p):
 		return only(w.begin(f).because("kernel protocol"))
 	}
 	return only(w.drop(f, "drop source"))
+}
+
+// chooseByPort asks first whether a port of the host has to do with the packet.
+func (w *modelWorld) chooseByPort(f modelFrame, from modelEndpoint, p modelPacket, kind uint16) (all []*modelEnd) {
+	ends, changed := w.byPort(f, from, p, kind)
+	for _, e := range ends {
+		if e != nil {
+			all = append(all, e)
+		}
+	}
+	if len(all) < len(ends) || len(ends) == 0 {
+		for _, e := range w.choose(f, from, p, kind) {
+			e.conns, e.pieces = changed.conns, changed.pieces
+			for reason, n := range changed.reasons {
+				e.reasons[reason] += n
+			}
+			all = append(all, e)
+		}
+	}
+	return all
 }
 
 // choose finds the way of a packet whose sender is who it says.

@@ -14,7 +14,8 @@ import (
 // run believes that a frame that begins with that header is such a packet: so fl_to_tunnel can be tried.
 type site struct {
 	*modelWorld
-	devices map[string]modelDevice
+	devices   map[string]modelDevice
+	connected []modelTuple // by ports of the host, from outside
 }
 
 const (
@@ -52,6 +53,7 @@ func newSite(devices map[string]modelDevice) *site {
 		s.nodes[address("2001:db8::%d", 10+i)] = true
 	}
 	s.addRoutes()
+	s.addPorts()
 	return s
 }
 

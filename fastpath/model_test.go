@@ -1,6 +1,7 @@
 package fastpath_test
 
 import (
+	"maps"
 	"net/netip"
 )
 
@@ -34,7 +35,9 @@ import (
 //   - A packet between an endpoint and an endpoint or route is noted, with its pair of addresses, as of a flow of the kernel's,
 //     when the fast path was asked for it and did not know both ends: not without such a mark, nor when its flow can not be told.
 //
-// Each packet is counted under one reason at most. One that is left to the kernel is what it was, byte for byte.
+// Ports of the host are told of at modelPorts.
+//
+// Each packet is counted under one reason at most, but that there was no room for its connection comes beside. One that is left to the kernel is what it was, byte for byte.
 type modelWorld struct {
 	endpoints map[netip.Addr]modelEndpoint
 	sides     map[uint32]modelSide
@@ -42,6 +45,7 @@ type modelWorld struct {
 	nodes     map[netip.Addr]bool
 	here      modelSettings
 	flows     map[modelFlow]bool
+	ports     modelPorts
 }
 
 type modelMAC [6]byte
@@ -80,6 +84,7 @@ type modelHop struct {
 
 type modelSettings struct {
 	takesIPIP, takesVXLAN, takesAll, lacksIPIP, crosses bool
+	mapsPorts, hairpins                                 bool // as modelPorts has them
 	vni                                                 uint32
 	local4, local6                                      netip.Addr
 	mac4, mac6                                          modelMAC
@@ -127,6 +132,8 @@ type modelEnd struct {
 	sent    modelSent
 	counts  map[uint32]modelCount
 	flows   map[modelFlow]bool
+	conns   map[modelTuple]modelConn // all that there are then
+	pieces  map[modelDatagram]modelTuple
 }
 
 // modelSent is to whom it goes.
@@ -144,8 +151,9 @@ type modelCount struct{ out, in, kernel, drops [2]uint64 }
 func modelReasons() []string {
 	return []string{
 		"fast local", "fast direct", "fast ipip", "fast vxlan", "fast from direct", "fast from ipip", "fast from vxlan",
+		"fast mapped", "fast answered",
 		"kernel route", "kernel flow", "kernel realm", "kernel size", "kernel ttl", "kernel form", "kernel protocol",
-		"kernel tunnel", "kernel failed", "drop mac", "drop source", "drop arp",
+		"kernel tunnel", "kernel failed", "kernel full", "drop mac", "drop source", "drop arp",
 	}
 }
 
@@ -170,6 +178,7 @@ func (w *modelWorld) begin(f modelFrame) *modelEnd {
 	return &modelEnd{
 		verdict: modelPass, bytes: f.bytes, mark: f.mark, carrier: carrierOf(f.bytes), tagged: f.tag != 0,
 		reasons: map[string]int{}, counts: map[uint32]modelCount{}, flows: map[modelFlow]bool{},
+		conns: maps.Clone(w.ports.conns), pieces: maps.Clone(w.ports.pieces),
 	}
 }
 

@@ -34,7 +34,24 @@ struct packet {
 	__u8 tos;
 	__u8 form;
 	__u8 v6;
-	__u8 pad[3];
+	__u8 flags; /* of TCP */
+	__u8 piece; /* enum piece, and the following enum whence, once somebody asks */
+	__u8 whence;
+};
+
+/* Where a packet comes from. */
+enum whence {
+	FROM_WIRE,
+	FROM_ENDPOINT, /* that asks */
+	FROM_INSIDE,   /* an endpoint that answers */
+};
+
+/* What of a flow a packet has. */
+enum piece {
+	PIECE_WHOLE,
+	PIECE_FIRST, /* fragment, which has the ports */
+	PIECE_LATER, /* fragment */
+	PIECE_ERROR, /* of ICMP, about a packet that went the other way */
 };
 
 /* Makes the headers readable. */
@@ -70,6 +87,7 @@ INLINE void read_ports(struct __sk_buff *skb, struct packet *p, __u32 at)
 			return;
 		}
 		length = (transport[12] >> 4) * 4;
+		p->flags = transport[13];
 		break;
 	case IPPROTO_UDP:
 	case IPPROTO_ICMP:

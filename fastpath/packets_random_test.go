@@ -73,7 +73,9 @@ func (m maker) transport(form string, network int) (protocol uint8, content []by
 	switch m.IntN(10) {
 	case 0, 1, 2:
 		options := oneOf(m, 0, 0, 3, 10)
-		return protocolTCP, tcp(from, to, options, m.data(network+20+4*options))
+		b := tcp(from, to, options, m.data(network+20+4*options))
+		b[13] = oneOf[byte](m, 0x10, 0x10, 0x02, 0x02, 0x11, 0x14, 0x04, 0x12)
+		return protocolTCP, b
 	case 3, 4:
 		return protocolUDP, udp(from, to, m.data(network+8))
 	case 5:
@@ -174,8 +176,18 @@ func (m maker) outgoing() modelFrame {
 		kind, content = etherARP, m.question(n)
 	case m.seldom(24):
 		kind, content = oneOf[uint16](m, 0x0100, 0x86dc, 0x8100, 0x88cc, 0x0801, 0), m.data(0)
+	case m.seldom(12):
+		if sender, _, b, ok := m.mistaken(true); ok {
+			content, kind = b, kindOf(sender)
+			break
+		}
+		fallthrough
 	default:
-		content = m.packet(from, m.anyone(form))
+		to := m.anyone(form)
+		if m.ports.on && m.seldom(2) {
+			to = oneOf(m, m.host(form), m.client(form))
+		}
+		content = m.packet(from, to)
 	}
 	f.bytes = ether(oneOf(m, d.mac, mac(0xff)), sender, kind, content)
 	return m.spoil(f)

@@ -10,7 +10,15 @@ func (m maker) incoming() modelFrame {
 	if m.seldom(6) {
 		from, to = m.anyone(form), m.anyone(form)
 	}
+	if m.ports.on && m.seldom(2) {
+		from, to = m.client(form), m.host(form)
+	}
 	content := m.packet(from, to)
+	if m.seldom(12) {
+		if sender, _, b, ok := m.mistaken(false); ok {
+			from, content = sender, b
+		}
+	}
 	kind := kindOf(from)
 	switch m.IntN(3) {
 	case 1:

@@ -33,6 +33,8 @@ type Input struct {
 	Framed    []string     // tunnel devices of the kernel whose packets have an Ethernet header: VXLAN
 	Bare      []string     // those whose packets have none: IPIP, GRE
 	Settings  Settings
+	Ports     map[Port]netip.AddrPort // of this host, with the endpoints' that they lead to; nil: they are the kernel's
+	Own       []netip.Addr            // this host's addresses
 }
 
 // Skip is what the fast path leaves to the kernel though it was asked for it.
@@ -59,6 +61,8 @@ type Rows struct {
 	Sides     map[string]Side
 	Routes    map[netip.Prefix]Route
 	Nodes     map[netip.Addr]Node
+	Ports     map[Port]Mapping
+	Own       map[netip.Addr]Own
 	Settings  map[string]Settings
 	Hooks     map[Hook]Job
 	Skipped   []Skip
@@ -72,12 +76,18 @@ func Plan(in Input) Rows {
 		Sides:     make(map[string]Side),
 		Routes:    make(map[netip.Prefix]Route),
 		Nodes:     make(map[netip.Addr]Node),
+		Ports:     make(map[Port]Mapping),
+		Own:       make(map[netip.Addr]Own),
 		Settings:  make(map[string]Settings),
 		Hooks:     make(map[Hook]Job),
 	}
 	r.endpoints(in)
 	r.routes(in)
 	r.nodes(in)
+	r.ports(in)
+	if len(r.Ports) > 0 {
+		in.Settings.Flags |= MapsPorts
+	}
 	if in.Settings != (Settings{}) {
 		r.Settings[SettingsKey] = in.Settings
 	}

@@ -11,6 +11,8 @@ const (
 	FastFromDirect
 	FastFromIPIP
 	FastFromVXLAN
+	FastMapped     // to an endpoint, by a port of the host
+	FastAnswered   // from one, as that port
 	KernelRoute    // no endpoint and no route is its destination or, on its way in, its source
 	KernelFlow     // the kernel has translated its flow
 	KernelRealm    // its network is kept apart
@@ -20,6 +22,7 @@ const (
 	KernelProtocol // neither IPv4 nor IPv6, or talk of the link itself
 	KernelTunnel   // an outer header that this node does not take, or whose content is not for an endpoint
 	KernelFailed   // a helper of the kernel refused
+	KernelFull     // there is no room for one more connection by a port
 	DropMAC
 	DropSource
 	DropARP
@@ -45,9 +48,9 @@ func (r Reason) String() string {
 func reasonWords() [DropARP + 1]string {
 	return [...]string{
 		"fast-local", "fast-direct", "fast-ipip", "fast-vxlan",
-		"fast-from-direct", "fast-from-ipip", "fast-from-vxlan",
+		"fast-from-direct", "fast-from-ipip", "fast-from-vxlan", "fast-mapped", "fast-answered",
 		"kernel-route", "kernel-flow", "kernel-realm", "kernel-size", "kernel-ttl", "kernel-form", "kernel-protocol",
-		"kernel-tunnel", "kernel-failed",
+		"kernel-tunnel", "kernel-failed", "kernel-full",
 		"drop-mac", "drop-source", "drop-arp",
 	}
 }

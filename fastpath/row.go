@@ -161,6 +161,8 @@ const (
 	TakesAll         // of any sender, not of the known nodes alone
 	LacksIPIP        // the kernel has no device for it: what is for the host itself is unwrapped here too
 	Crosses          // IPv6 may be wrapped into IPv4 and back, Linux 6.3
+	MapsPorts        // connections to ports of the host go to endpoints by the table of ports
+	Hairpins         // an endpoint reaches itself by such a port
 )
 
 // Has tells whether all of those are in the set.
@@ -168,7 +170,7 @@ func (f Flags) Has(all Flags) bool { return f&all == all }
 
 func (f Flags) String() string {
 	var words []string
-	for i, word := range []string{"takes-ipip", "takes-vxlan", "takes-all", "lacks-ipip", "crosses"} {
+	for i, word := range []string{"takes-ipip", "takes-vxlan", "takes-all", "lacks-ipip", "crosses", "maps-ports", "hairpins"} {
 		if f.Has(1 << i) {
 			words = append(words, word)
 		}
@@ -178,18 +180,22 @@ func (f Flags) String() string {
 
 // Sizes are how many rows the maps have room for. One that is zero is as DefaultSizes has it.
 type Sizes struct {
-	Endpoints int // links, and addresses of each family
-	Routes    int // of both families together; and nodes of each
-	Flows     int // that the kernel has translated, of each family
+	Endpoints   int // links, and addresses of each family
+	Routes      int // of both families together; and nodes of each
+	Flows       int // that the kernel has translated, of each family
+	Connections int // by ports of this host
 }
 
 // DefaultSizes are those of a host that nobody has told otherwise.
-func DefaultSizes() Sizes { return Sizes{Endpoints: 4096, Routes: 8192, Flows: 65536} }
+func DefaultSizes() Sizes {
+	return Sizes{Endpoints: 4096, Routes: 8192, Flows: 65536, Connections: 131072}
+}
 
 func (s Sizes) orDefault() Sizes {
 	d := DefaultSizes()
 	return Sizes{
 		Endpoints: cmp.Or(s.Endpoints, d.Endpoints), Routes: cmp.Or(s.Routes, d.Routes), Flows: cmp.Or(s.Flows, d.Flows),
+		Connections: cmp.Or(s.Connections, d.Connections),
 	}
 }
 

@@ -42,7 +42,7 @@ func (r modelRoute) encode() []byte {
 
 func (s modelSettings) encode() []byte {
 	flags := uint32(0)
-	for i, is := range []bool{s.takesIPIP, s.takesVXLAN, s.takesAll, s.lacksIPIP, s.crosses} {
+	for i, is := range []bool{s.takesIPIP, s.takesVXLAN, s.takesAll, s.lacksIPIP, s.crosses, s.mapsPorts, s.hairpins} {
 		if is {
 			flags |= 1 << i
 		}
@@ -87,7 +87,7 @@ func (r *rig) ofFamily(table string, a netip.Addr) *ebpf.Map {
 // set makes the maps what the world is.
 func (r *rig) set(t testing.TB, w *modelWorld) {
 	t.Helper()
-	for _, name := range []string{"fl_endpoints4", "fl_endpoints6", "fl_sides", "fl_routes4", "fl_routes6", "fl_nodes4", "fl_nodes6", "fl_flows4", "fl_flows6"} {
+	for _, name := range []string{"fl_endpoints4", "fl_endpoints6", "fl_sides", "fl_routes4", "fl_routes6", "fl_nodes4", "fl_nodes6", "fl_flows4", "fl_flows6", "fl_here", "fl_ports", "fl_tuples", "fl_pieces"} {
 		for _, key := range keysOf(t, r.maps[name]) {
 			if err := r.maps[name].Delete(key); err != nil {
 				t.Fatalf("clear %s: %v", name, err)
@@ -115,7 +115,87 @@ func (r *rig) set(t testing.TB, w *modelWorld) {
 	for f := range w.flows {
 		put(r.ofFamily("fl_flows", f.near), f.encode(), make([]byte, 8))
 	}
+	w.here.mapsPorts, w.here.hairpins = w.ports.on, w.ports.hairpins
 	put(r.maps["fl_settings"], words(0), w.here.encode())
+	for a := range w.ports.own {
+		put(r.maps["fl_here"], append(wide(a), words(uint32(familyOf(a)))...), words(1))
+	}
+	for p, to := range w.ports.leads {
+		key := append(binary.BigEndian.AppendUint16(wide(p.at.Addr()), p.at.Port()), p.proto, familyOf(p.at.Addr()))
+		put(r.maps["fl_ports"], key, append(binary.BigEndian.AppendUint16(wide(to.Addr()), to.Port()), 0, 0))
+	}
+	r.connect(t, w.ports.conns)
+	for d, other := range w.ports.pieces {
+		put(r.maps["fl_pieces"], d.encode(), other.encode())
+	}
+}
+
+// connect makes the table of connections what is given.
+func (r *rig) connect(t testing.TB, conns map[modelTuple]modelConn) {
+	t.Helper()
+	for _, key := range keysOf(t, r.maps["fl_tuples"]) {
+		if err := r.maps["fl_tuples"].Delete(key); err != nil {
+			t.Fatalf("clear connections: %v", err)
+		}
+	}
+	for k, c := range conns {
+		if err := r.maps["fl_tuples"].Put(k.encode(), c.encode()); err != nil {
+			t.Fatalf("put connection %v: %v", k, err)
+		}
+	}
+}
+
+// wide is an address of either family as a table of both has it.
+func wide(a netip.Addr) []byte { return slices.Concat(a.AsSlice(), make([]byte, 16))[:16:16] }
+
+func familyOf(a netip.Addr) byte {
+	if a.Is4() {
+		return 4
+	}
+	return 6
+}
+
+func narrow(b []byte, family byte) netip.Addr {
+	if family == 4 {
+		return netip.AddrFrom4([4]byte(b))
+	}
+	return netip.AddrFrom16([16]byte(b))
+}
+
+func (k modelTuple) encode() []byte {
+	b := append(wide(k.near.Addr()), wide(k.far.Addr())...)
+	b = binary.BigEndian.AppendUint16(binary.BigEndian.AppendUint16(b, k.near.Port()), k.far.Port())
+	inside := byte(0)
+	if k.inside {
+		inside = 1
+	}
+	return append(b, k.proto, familyOf(k.near.Addr()), inside, 0)
+}
+
+func decodeTuple(b []byte) modelTuple {
+	return modelTuple{
+		near: netip.AddrPortFrom(narrow(b, b[37]), binary.BigEndian.Uint16(b[32:])),
+		far:  netip.AddrPortFrom(narrow(b[16:], b[37]), binary.BigEndian.Uint16(b[34:])), proto: b[36], inside: b[38] != 0,
+	}
+}
+
+func (c modelConn) encode() []byte {
+	return append(append(c.other.encode(), words(c.link, c.state)...), make([]byte, 8)...)
+}
+
+func decodeConn(b []byte) modelConn {
+	return modelConn{
+		other: decodeTuple(b), link: binary.NativeEndian.Uint32(b[40:]), state: binary.NativeEndian.Uint32(b[44:]),
+	}
+}
+
+func (d modelDatagram) encode() []byte {
+	return slices.Concat(wide(d.from), wide(d.to), words(d.id, uint32(familyOf(d.from))))
+}
+
+func decodeDatagram(b []byte) modelDatagram {
+	family := byte(binary.NativeEndian.Uint32(b[36:]))
+	return modelDatagram{narrow(b, family), narrow(b[16:], family), binary.NativeEndian.Uint32(b[32:])}
 }
 
 func keysOf(t testing.TB, m *ebpf.Map) (keys [][]byte) {

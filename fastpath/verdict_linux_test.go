@@ -32,6 +32,9 @@ func TestEveryVerdict(t *testing.T) {
 			s.vary(rnd)
 		}
 		m := maker{s, rnd}
+		if n > 0 {
+			m.varyPorts()
+		}
 		for range rnd.IntN(60) { // flows that are already the kernel's
 			s.flows[m.known()] = true
 		}

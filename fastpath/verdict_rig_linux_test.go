@@ -5,6 +5,7 @@ import (
 	"errors"
 	"fmt"
 	"net"
+	"os"
 	"runtime"
 	"testing"
 
@@ -61,6 +62,11 @@ func newRig(t testing.TB) *rig {
 			if err := r.addPair(pair[0], pair[1]); err != nil {
 				t.Error(err)
 			}
+		}
+	})
+	r.do(func() {
+		if err := r.leadOut(); err != nil {
+			t.Error(err)
 		}
 	})
 	if t.Failed() {
@@ -124,6 +130,7 @@ func (r *rig) load(t testing.TB) {
 	spec.Maps["fl_counts"].MaxEntries = modelSlots
 	spec.Maps["fl_flows4"].MaxEntries = rigFlows
 	spec.Maps["fl_flows6"].MaxEntries = rigFlows
+	spec.Maps["fl_tuples"].MaxEntries = modelRoom
 	spec.Maps[seenMap] = &ebpf.MapSpec{Name: seenMap, Type: ebpf.Array, KeySize: 4, ValueSize: uint32(binary.Size(seen{})), MaxEntries: 1}
 	for _, p := range spec.Programs {
 		observe(p)
@@ -145,6 +152,39 @@ func (r *rig) load(t testing.TB) {
 // deviceMAC is the same in each process: inputs of a fuzz target are tried by several.
 func deviceMAC(name string) net.HardwareAddr {
 	return net.HardwareAddr{0x02, 0xf1, 0, 0, name[0], name[1]}
+}
+
+// leadOut makes the routes that the kernel has of its own, and has it forward.
+func (r *rig) leadOut() error {
+	for _, family := range []string{"ipv4", "ipv6"} {
+		if err := os.WriteFile("/proc/sys/net/"+family+"/conf/all/forwarding", []byte("1"), 0); err != nil {
+			return fmt.Errorf("forward: %w", err)
+		}
+	}
+	for _, name := range []string{"c0", "i0", "c1", "i1", "c2", "i2", "w0", "w1", "x0", "x1"} {
+		link, err := netlink.LinkByName(name)
+		if err == nil {
+			err = netlink.LinkSetUp(link)
+		}
+		if err != nil {
+			return fmt.Errorf("set %s up: %w", name, err)
+		}
+	}
+	wire, err := netlink.LinkByName("w0")
+	if err != nil {
+		return fmt.Errorf("find w0: %w", err)
+	}
+	for _, out := range outward() {
+		own := netlink.Addr{IPNet: &net.IPNet{IP: out.own.AsSlice(), Mask: net.CIDRMask(out.own.BitLen()-8, out.own.BitLen())}, Flags: unix.IFA_F_NODAD}
+		if err := netlink.AddrAdd(wire, &own); err != nil {
+			return fmt.Errorf("add %v: %w", out.own, err)
+		}
+		to := net.IPNet{IP: out.to.Addr().AsSlice(), Mask: net.CIDRMask(out.to.Bits(), out.to.Addr().BitLen())}
+		if err := netlink.RouteAdd(&netlink.Route{LinkIndex: wire.Attrs().Index, Dst: &to, Gw: out.via.AsSlice()}); err != nil {
+			return fmt.Errorf("add route to %v: %w", out.to, err)
+		}
+	}
+	return nil
 }
 
 func (r *rig) addPair(a, b string) error {

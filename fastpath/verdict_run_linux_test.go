@@ -4,6 +4,7 @@ import (
 	"encoding/hex"
 	"errors"
 	"fmt"
+	"maps"
 	"net/netip"
 	"slices"
 	"strings"
@@ -62,8 +63,29 @@ func (r *rig) try(program string, f *modelFrame) (*modelEnd, error) {
 	if end.sent, err = r.sent(); err != nil {
 		return nil, err
 	}
+	if end.conns, end.pieces, err = r.connected(); err != nil {
+		return nil, err
+	}
 	end.flows, err = r.noted()
 	return end, err
+}
+
+// connected is what the tables of connections and of fragments have.
+func (r *rig) connected() (map[modelTuple]modelConn, map[modelDatagram]modelTuple, error) {
+	conns, pieces := map[modelTuple]modelConn{}, map[modelDatagram]modelTuple{}
+	read := func(name string, note func(key, value []byte)) error {
+		all := r.maps[name].Iterate()
+		var key, value []byte
+		for all.Next(&key, &value) {
+			note(key, value)
+		}
+		if err := all.Err(); err != nil {
+			return fmt.Errorf("read %s: %w", name, err)
+		}
+		return nil
+	}
+	err := read("fl_tuples", func(key, value []byte) { conns[decodeTuple(key)] = decodeConn(value) })
+	return conns, pieces, errors.Join(err, read("fl_pieces", func(key, value []byte) { pieces[decodeDatagram(key)] = decodeTuple(value) }))
 }
 
 // pad makes a frame as long as a test run wants it, which is to be cut again.
@@ -207,6 +229,19 @@ func (r *rig) check(t testing.TB, w *modelWorld, program string, f modelFrame) *
 		want = []*modelEnd{w.leaving(f, 0, true)}
 	}
 	r.forget(t, w, have.flows)
+	if !maps.Equal(have.conns, w.ports.conns) {
+		r.connect(t, w.ports.conns)
+	}
+	for d := range have.pieces {
+		if err := r.maps["fl_pieces"].Delete(d.encode()); err != nil {
+			t.Fatalf("forget fragments: %v", err)
+		}
+	}
+	for d, other := range w.ports.pieces {
+		if err := r.maps["fl_pieces"].Put(d.encode(), other.encode()); err != nil {
+			t.Fatalf("put fragments: %v", err)
+		}
+	}
 	for _, one := range want {
 		if one.String() == have.String() {
 			return have
@@ -234,8 +269,8 @@ func (r *rig) forget(t testing.TB, w *modelWorld, flows map[modelFlow]bool) {
 
 // String has a line for each thing that can differ.
 func (e *modelEnd) String() string {
-	b := fmt.Appendf(nil, "verdict %d\nreasons %v\nmark %#x\ncarrier %#04x tagged %v\nsent %+v\ncounts %+v\nflows %v\n",
-		e.verdict, e.reasons, e.mark, e.carrier, e.tagged, e.sent, e.counts, e.flows)
+	b := fmt.Appendf(nil, "verdict %d\nreasons %v\nmark %#x\ncarrier %#04x tagged %v\nsent %+v\ncounts %+v\nflows %v\nconns %v\npieces %v\n",
+		e.verdict, e.reasons, e.mark, e.carrier, e.tagged, e.sent, e.counts, e.flows, e.conns, e.pieces)
 	for i := 0; i < len(e.bytes); i += 16 {
 		b = fmt.Appendf(b, "%04x %x\n", i, e.bytes[i:min(i+16, len(e.bytes))])
 	}

@@ -12,11 +12,13 @@ import (
 // TestSumsOfCardsStayRight gives the uplink's program frames of which a card has told the sum of all bytes, and has the
 // kernel compare afterwards. IPv6 has no checksum of its header that would make up for what is changed in it.
 func TestSumsOfCardsStayRight(t *testing.T) {
-	const seed, frames = 10, 600
+	const seed, frames = 10, 1200
 	r := newRig(t)
 	s := r.site()
-	r.set(t, s.modelWorld)
 	m := maker{s, rand.New(rand.NewPCG(seed, 0))}
+	m.varyPorts()
+	s.ports.on = true
+	r.set(t, s.modelWorld)
 	taken := map[string]int{}
 	for range frames {
 		f := m.incoming()
@@ -34,7 +36,7 @@ func TestSumsOfCardsStayRight(t *testing.T) {
 			taken[reason]++
 		}
 	}
-	for _, reason := range []string{"fast from direct", "fast from ipip", "fast from vxlan"} {
+	for _, reason := range []string{"fast from direct", "fast from ipip", "fast from vxlan", "fast mapped"} {
 		if taken[reason] == 0 {
 			t.Errorf("no frame was %q", reason)
 		}

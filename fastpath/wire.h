@@ -106,9 +106,9 @@ INLINE bool look_inside(struct __sk_buff *skb, struct arrival *a)
 INLINE bool arrived(struct __sk_buff *skb, struct arrival *a)
 {
 	if (skb->protocol == bpf_htons(ETH_P_IP))
-		read4(skb, &a->packet, ETH_HLEN);
+		read_packet(skb, &a->packet, ETH_HLEN, false);
 	else if (skb->protocol == bpf_htons(ETH_P_IPV6))
-		read6(skb, &a->packet, ETH_HLEN);
+		read_packet(skb, &a->packet, ETH_HLEN, true);
 	else
 		return false;
 	a->outer6 = a->v6 = skb->protocol == bpf_htons(ETH_P_IPV6);
