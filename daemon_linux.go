@@ -267,7 +267,7 @@ func (h *host) tables() agent.Kernel {
 		},
 		Fast: agent.FastTables{
 			Engine: h.fast, Translator: h.filter, Settings: h.fast.Settings(), Nodes: h.fast.Nodes(), Sides: h.fast.Sides(),
-			Endpoints: h.fast.Endpoints(), Routes: h.fast.Routes(), Hooks: h.fast.Hooks(),
+			Endpoints: h.fast.Endpoints(), Routes: h.fast.Routes(), Own: h.fast.Own(), Ports: h.fast.Ports(), Hooks: h.fast.Hooks(),
 		},
 		Sysctls: func(want map[string]string) reconcile.Target[string, string] { return h.kernel.Sysctls(want) },
 	}

@@ -114,6 +114,9 @@ func (a *Agent) problems(o *outcome, s *Status) []string {
 	if o.in.fast.why != "" && o.in.cfg.Fast == FastOn {
 		all = append(all, "containers' packets take the kernel's way, though [fastpath] mode is \"on\": "+o.in.fast.why)
 	}
+	if o.in.cfg.NAT.Backend == nat.EBPF && !o.in.fast.on {
+		all = append(all, "ports are mapped by iptables alone, though [nat] backend is \"ebpf\": there is no fast path: "+cmp.Or(o.in.fast.why, "[fastpath] mode is \"off\""))
+	}
 	if _, err := a.trailer.pending(); err != nil && o.in.fast.on {
 		all = append(all, "not all of the fast path is at work, and the kernel carries what it does not: "+err.Error())
 	}

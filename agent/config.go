@@ -29,6 +29,7 @@ type Config struct {
 
 // NAT is how ports are published, and who leaves under this host's address.
 type NAT struct {
+	Backend   nat.Backend    // what sends packets for ports to endpoints; "" is nat.Auto
 	Random    nat.Range      // of ports that nobody named; zero: all that an ordinary program may bind
 	Hairpin   bool           // an endpoint reaches itself by a port of the host
 	Hidden    []netip.Prefix // pools whose addresses are not seen beyond the pools

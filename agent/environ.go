@@ -19,13 +19,18 @@ const (
 	portResting  = "resting"  // for one that was there
 )
 
-// backend is what maps the ports.
-const backend = "iptables"
-
 // Ports lists every port of this host that an endpoint has, or can have, by endpoint.
 func (a *Agent) Ports() []Port {
 	records, _ := a.recorded() // without the store a port is shown as reserved; nobody is told less of it
-	return showPorts(a.room.Ports.All(), tenantsOf(records))
+	all := showPorts(a.room.Ports.All(), tenantsOf(records))
+	o, _, _ := a.seen()
+	for i, p := range all {
+		key := nat.Port{Proto: p.Proto, IP: p.HostIP, Number: p.HostPort}
+		if _, fast := o.desired.fast.Ports[fastPort(key)]; fast {
+			all[i].Backend = string(nat.EBPF)
+		}
+	}
+	return all
 }
 
 // tenant is who ports of the host lead to.
@@ -81,7 +86,7 @@ func showPorts(all []nat.Mapping, there map[string]tenant) []Port {
 		}
 		p := Port{
 			Endpoint: to.title, HostIP: m.Port.IP, HostPort: m.Port.Number, Port: m.Target, Proto: m.Port.Proto,
-			Backend: backend, State: portReserved,
+			Backend: string(nat.IPTables), State: portReserved,
 		}
 		switch {
 		case m.Resting():

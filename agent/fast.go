@@ -7,6 +7,7 @@ import (
 	"hash/crc32"
 	"net/netip"
 	"slices"
+	"time"
 
 	"github.com/fairlead-net/fairlead/fastpath"
 	"github.com/fairlead-net/fairlead/nat"
@@ -33,6 +34,8 @@ type FastTables struct {
 	Sides      reconcile.Target[string, fastpath.Side]
 	Endpoints  reconcile.Target[netip.Addr, fastpath.Endpoint]
 	Routes     reconcile.Target[netip.Prefix, fastpath.Route]
+	Own        reconcile.Target[netip.Addr, fastpath.Own]
+	Ports      reconcile.Target[fastpath.Port, fastpath.Mapping]
 	Hooks      reconcile.Target[fastpath.Hook, fastpath.Job]
 }
 
@@ -49,11 +52,14 @@ type Engine interface {
 	Changed() <-chan struct{} // pokes when others changed the hooks
 	Follow(ctx context.Context, a, b netip.Addr) (<-chan fastpath.Sighting, error)
 	Keep(ctx context.Context, flows []fastpath.Flow) error // leaves them to the kernel
+	Expire(ctx context.Context) (left int, err error)      // takes out connections by ports that are over
+	Connections(ctx context.Context) ([]fastpath.Connection, error)
 }
 
-// Translator knows the connections whose addresses the kernel translates.
+// Translator is the kernel's own translation of addresses.
 type Translator interface {
 	Translated(ctx context.Context) ([]nat.Flow, error)
+	Adopt(ctx context.Context, all []nat.Connection) error // goes on with the translation of others
 }
 
 // fast is what a pass knows of the fast path.
@@ -94,6 +100,15 @@ func (d *desired) speed(in inputs, accepts tunnel.Encaps) {
 			})
 		}
 	}
+	if in.cfg.NAT.Backend == nat.EBPF {
+		plan.Own, plan.Ports = in.underlay.Own, make(map[fastpath.Port]netip.AddrPort)
+		for p, rule := range d.nat.Ports {
+			plan.Ports[fastPort(p)] = rule.To
+		}
+		if in.cfg.NAT.Hairpin {
+			plan.Settings.Flags |= fastpath.Hairpins
+		}
+	}
 	for _, p := range d.Paths {
 		if p.Reason != "" && len(p.Legs) == 0 {
 			continue
@@ -113,6 +128,11 @@ func (d *desired) speed(in inputs, accepts tunnel.Encaps) {
 		}
 	}
 	d.fast = fastpath.Plan(plan)
+}
+
+// fastPort is a port as the fast path has it.
+func fastPort(p nat.Port) fastpath.Port {
+	return fastpath.Port{Address: p.IP, Number: p.Number, Proto: p.Protocol()}
 }
 
 // carried are the legs of a path, none where a card spoils the checksums of what is wrapped: the kernel's devices are then
@@ -157,6 +177,29 @@ func (d *desired) settings(in inputs, accepts tunnel.Encaps) fastpath.Settings {
 		s.Device = tunnel.DeviceVXLAN
 	}
 	return s
+}
+
+// sweepEvery is how often connections by ports are looked through for those that are over.
+const sweepEvery = 5 * time.Second
+
+// sweep takes out connections by ports that are over, until ctx ends.
+func (a *Agent) sweep(ctx context.Context) {
+	engine := a.room.Kernel.Fast.Engine
+	if engine == nil {
+		return
+	}
+	tick := time.NewTicker(sweepEvery)
+	defer tick.Stop()
+	for {
+		select {
+		case <-ctx.Done():
+			return
+		case <-tick.C:
+		}
+		if _, err := engine.Expire(ctx); err != nil && ctx.Err() == nil {
+			a.room.Log.Warn("connections by ports that are over could not be taken out", "error", err)
+		}
+	}
 }
 
 // realmsOf gives each network that is kept apart a number, the same in each pass. Its containers meet only each other by

@@ -44,6 +44,7 @@ func (a *Agent) Run(ctx context.Context) error {
 	beside.Go(func() { a.patrol.run(ctx, a.interval) })
 	beside.Go(func() { a.trial.run(ctx) })
 	beside.Go(func() { a.trailer.run(ctx, a.interval) })
+	beside.Go(func() { a.sweep(ctx) })
 	defer a.news.hooks.end()
 	defer beside.Wait()
 	defer stop()

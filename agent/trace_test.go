@@ -181,6 +181,26 @@ func TestTraceWithoutTheFastPath(t *testing.T) {
 	}
 }
 
+// TestTraceFollowsPortsOfThePrograms: those that they map do not come to the kernel, but for programs of the host.
+func TestTraceFollowsPortsOfThePrograms(t *testing.T) {
+	s := street()
+	s.Config.NAT.Backend = nat.EBPF
+	s.Underlay.Own = []netip.Addr{netip.MustParseAddr("192.0.2.1")}
+	for from, want := range map[string][2]string{
+		"web": {"fast-mapped", "host"}, "db": {"fast-mapped", "own"}, "203.0.113.77": {"fast-mapped", "own"},
+		"10.88.3.9": {"fast-mapped", "own"}, "127.0.0.1": {"kernel-route", "host"},
+	} {
+		have, err := s.Foresee(ask(from, "192.0.2.1", "tcp/8080"))
+		if err != nil || have.Way != want[0] || have.Source != want[1] || have.MTU != 1450 {
+			t.Errorf("from %s: %v, way %q source %q mtu %d, want %q", from, err, have.Way, have.Source, have.MTU, want)
+		}
+		const says = "map ports: fast path: port 192.0.2.1:8080 -> 10.88.1.7:80"
+		if text := told(have); want[0] == "fast-mapped" && !strings.Contains(text, says) {
+			t.Errorf("from %s it does not say %q:\n%s", from, says, text)
+		}
+	}
+}
+
 func TestTraceRefusesWhatHasNoAnswer(t *testing.T) {
 	for name, c := range map[string]struct {
 		from, to, port string

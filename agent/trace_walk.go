@@ -75,6 +75,9 @@ func (w *walk) outOfEndpoint() {
 		w.toEndpoint(row, to)
 		return
 	}
+	if w.byPort(row.Realm) {
+		return
+	}
 	p, route, there := w.fastRoute(w.to.ip)
 	if there {
 		w.hop("map routes", "%s -> %s", p, route)
@@ -149,6 +152,7 @@ func (w *walk) inFromWire() {
 	case len(w.d.fast.Settings) == 0:
 		w.hop(at, "from %s; no program stands here: %s", w.from, w.withoutProgram(w.to.ip))
 		w.kernel()
+	case !here && w.byPort(0):
 	case !here:
 		w.hop(at, "from_wire: %s is no endpoint of the maps, so the packet is the kernel's", w.to.ip)
 		w.kernel()
@@ -161,6 +165,29 @@ func (w *walk) inFromWire() {
 		w.hop("map endpoints", "%s -> %s", w.to.ip, to)
 		w.intoEndpoint(hops, to)
 	}
+}
+
+// byPort follows a published port that the programs map. False: they do not, or not for whoever asks.
+func (w *walk) byPort(realm uint32) bool {
+	port, rule, there := w.published()
+	if !there || !w.isOwn(w.to.ip) {
+		return false
+	}
+	mapping, mapped := w.d.fast.Ports[fastPort(port)]
+	to, here := w.d.fast.Endpoints[rule.To.Addr().Unmap()]
+	hairpins := w.d.fast.Settings[fastpath.SettingsKey].Flags.Has(fastpath.Hairpins)
+	if !mapped || !here || to.Realm != realm || rule.To.Addr().Unmap() == w.from.ip && !hairpins {
+		return false
+	}
+	if rule.To.Addr().Unmap() == w.from.ip {
+		w.Source = sourceHost
+	}
+	w.hop("map ports", "fast path: port %s -> %s", netip.AddrPortFrom(w.to.ip, port.Number), mapping.To)
+	w.to = w.party(mapping.To.Addr())
+	w.limit(to.MTU)
+	w.hop("endpoint link "+to.Link, "fast path: handed to the inside of %s", w.to)
+	w.Way = fastpath.FastMapped.String()
+	return true
 }
 
 func inBy(h fastpath.Hop) string {

@@ -239,10 +239,18 @@ func (c *carriers) keep(ctx context.Context, puts map[fastpath.Hook]fastpath.Job
 	for h := range puts {
 		aged = aged || !c.fresh[h.Link]
 	}
-	if !aged || c.tables.Translator == nil {
+	if !aged {
 		return nil
 	}
-	all, err := c.tables.Translator.Translated(ctx)
+	return c.tables.keep(ctx)
+}
+
+// keep notes the connections that the kernel translates.
+func (t FastTables) keep(ctx context.Context) error {
+	if t.Translator == nil {
+		return nil
+	}
+	all, err := t.Translator.Translated(ctx)
 	if err != nil {
 		return fmt.Errorf("look for connections that the kernel translates: %w", err)
 	}
@@ -250,5 +258,5 @@ func (c *carriers) keep(ctx context.Context, puts map[fastpath.Hook]fastpath.Job
 	for i, f := range all {
 		flows[i] = fastpath.Flow(f)
 	}
-	return c.tables.Engine.Keep(ctx, flows)
+	return t.Engine.Keep(ctx, flows)
 }

@@ -92,7 +92,7 @@ func needsRestart(key string) bool {
 	switch key {
 	case "node.name", "node.address", "node.state_dir", "node.run_dir",
 		"bgp.asn", "bgp.router_id", "bgp.listen", "bgp.port", "bgp.graceful_restart", "bgp.restart_time",
-		"docker.enable", "docker.socket", "docker.api", "docker.timeout", "fastpath.pin_dir", "fastpath.max_endpoints", "fastpath.max_routes", "fastpath.max_flows", "api.socket", "api.metrics",
+		"docker.enable", "docker.socket", "docker.api", "docker.timeout", "fastpath.pin_dir", "fastpath.max_endpoints", "fastpath.max_routes", "fastpath.max_flows", "fastpath.max_connections", "api.socket", "api.metrics",
 		"log.format":
 		return true
 	}
@@ -134,6 +134,7 @@ func (c Config) settings() map[string]setting {
 	set("fastpath.max_endpoints", c.Fastpath.MaxEndpoints)
 	set("fastpath.max_routes", c.Fastpath.MaxRoutes)
 	set("fastpath.max_flows", c.Fastpath.MaxFlows)
+	set("fastpath.max_connections", c.Fastpath.MaxConnections)
 	set("reconcile.interval", c.Reconcile.Interval)
 	set("hooks.on_attach", c.Hooks.OnAttach)
 	set("hooks.on_detach", c.Hooks.OnDetach)

@@ -105,7 +105,7 @@ type Tunnel struct {
 
 // NAT is how ports are published.
 type NAT struct {
-	Backend   string    // "auto", "iptables"
+	Backend   string    // "auto", "ebpf", "iptables"
 	PortRange PortRange // of ports picked at random
 	Hairpin   bool
 }
@@ -132,11 +132,12 @@ const (
 
 // Fastpath is the eBPF fast path.
 type Fastpath struct {
-	Mode         Switch // On: the daemon does not start without it
-	PinDir       string
-	MaxEndpoints int // links, and addresses of each family; those beyond stay with the kernel, as do routes
-	MaxRoutes    int
-	MaxFlows     int // that the kernel has translated, of each family
+	Mode           Switch // On: the daemon does not start without it
+	PinDir         string
+	MaxEndpoints   int // links, and addresses of each family; those beyond stay with the kernel, as do routes
+	MaxRoutes      int
+	MaxFlows       int // that the kernel has translated, of each family
+	MaxConnections int // by ports of this host
 }
 
 // Reconcile is how drift is repaired.

@@ -60,11 +60,12 @@ type document struct {
 		Timeout span   `toml:"timeout"`
 	} `toml:"docker"`
 	Fastpath struct {
-		Mode         string `toml:"mode"`
-		PinDir       string `toml:"pin_dir"`
-		MaxEndpoints int64  `toml:"max_endpoints"`
-		MaxRoutes    int64  `toml:"max_routes"`
-		MaxFlows     int64  `toml:"max_flows"`
+		Mode           string `toml:"mode"`
+		PinDir         string `toml:"pin_dir"`
+		MaxEndpoints   int64  `toml:"max_endpoints"`
+		MaxRoutes      int64  `toml:"max_routes"`
+		MaxFlows       int64  `toml:"max_flows"`
+		MaxConnections int64  `toml:"max_connections"`
 	} `toml:"fastpath"`
 	Reconcile struct {
 		Interval span `toml:"interval"`
@@ -101,47 +102,48 @@ type span string
 // defaults are the values of the keys that have one which is the same on every host.
 func defaults() map[string]any {
 	return map[string]any{
-		"schema":                 int64(1),
-		"node.mtu":               int64(0),
-		"node.state_dir":         "/var/lib/fairlead",
-		"node.run_dir":           "/run/fairlead",
-		"node.watch":             false,
-		"pool.name":              "default",
-		"pool.reserve":           []string{},
-		"pool.nat_outgoing":      true,
-		"pool.reuse_delay":       "30s",
-		"endpoint.publish":       []string{},
-		"bgp.asn":                int64(64512),
-		"bgp.port":               int64(179),
-		"bgp.hold_time":          "9s",
-		"bgp.graceful_restart":   true,
-		"bgp.restart_time":       "120s",
-		"bgp.max_prefixes":       int64(10000),
-		"bgp.peer.role":          string(RoleMesh),
-		"bgp.peer.ttl_security":  false,
-		"bgp.peer.import":        []string{"pools"},
-		"bgp.peer.export":        []string{"blocks"},
-		"tunnel.mode":            "auto",
-		"tunnel.vni":             int64(88),
-		"tunnel.vxlan_port":      int64(4789),
-		"tunnel.accept":          "peers",
-		"nat.backend":            "auto",
-		"nat.hairpin":            true,
-		"docker.socket":          "/run/docker/plugins/fairlead.sock",
-		"docker.api":             "/run/docker.sock",
-		"docker.timeout":         "5s",
-		"fastpath.mode":          string(Auto),
-		"fastpath.pin_dir":       "/sys/fs/bpf/fairlead",
-		"fastpath.max_endpoints": int64(4096),
-		"fastpath.max_routes":    int64(8192),
-		"fastpath.max_flows":     int64(65536),
-		"reconcile.interval":     "60s",
-		"hooks.on_attach":        "",
-		"hooks.on_detach":        "",
-		"hooks.timeout":          "5s",
-		"api.metrics":            "127.0.0.1:9478",
-		"log.level":              "info",
-		"log.format":             "text",
+		"schema":                   int64(1),
+		"node.mtu":                 int64(0),
+		"node.state_dir":           "/var/lib/fairlead",
+		"node.run_dir":             "/run/fairlead",
+		"node.watch":               false,
+		"pool.name":                "default",
+		"pool.reserve":             []string{},
+		"pool.nat_outgoing":        true,
+		"pool.reuse_delay":         "30s",
+		"endpoint.publish":         []string{},
+		"bgp.asn":                  int64(64512),
+		"bgp.port":                 int64(179),
+		"bgp.hold_time":            "9s",
+		"bgp.graceful_restart":     true,
+		"bgp.restart_time":         "120s",
+		"bgp.max_prefixes":         int64(10000),
+		"bgp.peer.role":            string(RoleMesh),
+		"bgp.peer.ttl_security":    false,
+		"bgp.peer.import":          []string{"pools"},
+		"bgp.peer.export":          []string{"blocks"},
+		"tunnel.mode":              "auto",
+		"tunnel.vni":               int64(88),
+		"tunnel.vxlan_port":        int64(4789),
+		"tunnel.accept":            "peers",
+		"nat.backend":              "auto",
+		"nat.hairpin":              true,
+		"docker.socket":            "/run/docker/plugins/fairlead.sock",
+		"docker.api":               "/run/docker.sock",
+		"docker.timeout":           "5s",
+		"fastpath.mode":            string(Auto),
+		"fastpath.pin_dir":         "/sys/fs/bpf/fairlead",
+		"fastpath.max_endpoints":   int64(4096),
+		"fastpath.max_routes":      int64(8192),
+		"fastpath.max_flows":       int64(65536),
+		"fastpath.max_connections": int64(131072),
+		"reconcile.interval":       "60s",
+		"hooks.on_attach":          "",
+		"hooks.on_detach":          "",
+		"hooks.timeout":            "5s",
+		"api.metrics":              "127.0.0.1:9478",
+		"log.level":                "info",
+		"log.format":               "text",
 	}
 }
 

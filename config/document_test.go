@@ -24,6 +24,7 @@ func contract() []string {
 		"nat.backend", "nat.port_range", "nat.hairpin",
 		"docker.enable", "docker.socket", "docker.api", "docker.timeout",
 		"fastpath.mode", "fastpath.pin_dir", "fastpath.max_endpoints", "fastpath.max_routes", "fastpath.max_flows",
+		"fastpath.max_connections",
 		"reconcile.interval",
 		"hooks.on_attach", "hooks.on_detach", "hooks.timeout",
 		"api.socket", "api.metrics",

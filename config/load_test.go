@@ -74,7 +74,7 @@ func TestEmptyFileIsStandalone(t *testing.T) {
 		Tunnel:    config.Tunnel{Mode: "auto", VNI: 88, VXLANPort: 4789, Accept: "peers"},
 		NAT:       config.NAT{Backend: "auto", Hairpin: true},
 		Docker:    config.Docker{Enable: config.Auto, Socket: "/run/docker/plugins/fairlead.sock", API: "/run/docker.sock", Timeout: 5 * time.Second},
-		Fastpath:  config.Fastpath{Mode: config.Auto, PinDir: "/sys/fs/bpf/fairlead", MaxEndpoints: 4096, MaxRoutes: 8192, MaxFlows: 65536},
+		Fastpath:  config.Fastpath{Mode: config.Auto, PinDir: "/sys/fs/bpf/fairlead", MaxEndpoints: 4096, MaxRoutes: 8192, MaxFlows: 65536, MaxConnections: 131072},
 		Reconcile: config.Reconcile{Interval: time.Minute},
 		Hooks:     config.Hooks{Timeout: 5 * time.Second},
 		API:       config.API{Socket: "/run/fairlead/fairlead.sock", Metrics: netip.MustParseAddrPort("127.0.0.1:9478")},
@@ -135,7 +135,7 @@ func TestEveryKeyIsRead(t *testing.T) {
 		Tunnel:    config.Tunnel{Mode: "ipip", VNI: 1, VXLANPort: 8472, Accept: "peers"},
 		NAT:       config.NAT{Backend: "iptables", PortRange: config.PortRange{First: 30000, Last: 32767}},
 		Docker:    config.Docker{Enable: config.Off, Socket: "/d.sock", API: "/run/other.sock", Timeout: time.Second},
-		Fastpath:  config.Fastpath{Mode: config.On, PinDir: "/p", MaxEndpoints: 1, MaxRoutes: 2, MaxFlows: 3},
+		Fastpath:  config.Fastpath{Mode: config.On, PinDir: "/p", MaxEndpoints: 1, MaxRoutes: 2, MaxFlows: 3, MaxConnections: 4},
 		Reconcile: config.Reconcile{Interval: 1500 * time.Millisecond},
 		Hooks:     config.Hooks{OnAttach: "/bin/true", OnDetach: "/bin/false", Timeout: 500 * time.Millisecond},
 		API:       config.API{Socket: "/a.sock"},
@@ -218,6 +218,7 @@ pin_dir = "/p"
 max_endpoints = 1
 max_routes = 2
 max_flows = 3
+max_connections = 4
 
 [reconcile]
 interval = "1.5s"

@@ -160,7 +160,7 @@ func (l *loader) tunnel() Tunnel {
 func (l *loader) nat() NAT {
 	s := l.table("nat")
 	return NAT{
-		Backend:   read(s, "backend", unlike("ebpf", "auto", "iptables")),
+		Backend:   read(s, "backend", word("auto", "ebpf", "iptables")),
 		PortRange: read(s, "port_range", optional(ports)),
 		Hairpin:   read(s, "hairpin", boolean),
 	}
@@ -179,11 +179,12 @@ func (l *loader) docker() Docker {
 func (l *loader) fastpath() Fastpath {
 	s := l.table("fastpath")
 	return Fastpath{
-		Mode:         Switch(read(s, "mode", word(string(Auto), string(On), string(Off)))),
-		PinDir:       read(s, "pin_dir", path),
-		MaxEndpoints: int(read(s, "max_endpoints", number(1, 1<<20))),
-		MaxRoutes:    int(read(s, "max_routes", number(1, 1<<20))),
-		MaxFlows:     int(read(s, "max_flows", number(1, 1<<24))),
+		Mode:           Switch(read(s, "mode", word(string(Auto), string(On), string(Off)))),
+		PinDir:         read(s, "pin_dir", path),
+		MaxEndpoints:   int(read(s, "max_endpoints", number(1, 1<<20))),
+		MaxRoutes:      int(read(s, "max_routes", number(1, 1<<20))),
+		MaxFlows:       int(read(s, "max_flows", number(1, 1<<24))),
+		MaxConnections: int(read(s, "max_connections", number(1, 1<<24))),
 	}
 }
 

@@ -24,7 +24,7 @@ func (c Config) Agent() agent.Config {
 		FastSizes: c.Fastpath.sizes(),
 		Hooks:     agent.Hooks{OnAttach: c.Hooks.OnAttach, OnDetach: c.Hooks.OnDetach, Timeout: c.Hooks.Timeout},
 	}
-	a.NAT = agent.NAT{Random: nat.Range(c.NAT.PortRange), Hairpin: c.NAT.Hairpin}
+	a.NAT = agent.NAT{Backend: nat.Backend(c.NAT.Backend), Random: nat.Range(c.NAT.PortRange), Hairpin: c.NAT.Hairpin}
 	for _, e := range c.Endpoints {
 		a.NAT.Published = append(a.NAT.Published, agent.Published{Endpoint: e.Name, Specs: e.Publish})
 	}
@@ -57,5 +57,5 @@ func (b BGP) speaker() bgp.Config {
 }
 
 func (f Fastpath) sizes() fastpath.Sizes {
-	return fastpath.Sizes{Endpoints: f.MaxEndpoints, Routes: f.MaxRoutes, Flows: f.MaxFlows}
+	return fastpath.Sizes{Endpoints: f.MaxEndpoints, Routes: f.MaxRoutes, Flows: f.MaxFlows, Connections: f.MaxConnections}
 }

@@ -98,17 +98,6 @@ func word(allowed ...string) parser[string] {
 	}
 }
 
-// unlike is word without the words that the contract has and this release cannot honour.
-func unlike(absent string, allowed ...string) parser[string] {
-	known := word(allowed...)
-	return func(v any) (string, error) {
-		if v == absent {
-			return "", fmt.Errorf("%q is not in this release; allowed: %s", absent, choices(allowed))
-		}
-		return known(v)
-	}
-}
-
 // words reads a list, not empty, of allowed words.
 func words(allowed ...string) parser[[]string] {
 	return func(v any) ([]string, error) {
