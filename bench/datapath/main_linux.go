@@ -16,6 +16,7 @@ import (
 	"io"
 	"os"
 	"path/filepath"
+	"slices"
 	"strconv"
 	"time"
 
@@ -120,6 +121,11 @@ func compare(s *nettest.Stage, p plan) (*result, error) {
 	}
 	for _, w := range r.ways {
 		w.before = w.carried()
+	}
+	if slices.ContainsFunc(r.ways, func(w *way) bool { return w.shown(ports) }) {
+		if r.programmed, err = programPorts(s, k, p.rounds); err != nil {
+			return nil, fmt.Errorf("program ports: %w", err)
+		}
 	}
 	m := &meter{gauge: k.gauge, program: program, warm: p.warm, length: p.length}
 	for i := range p.rounds + 1 {

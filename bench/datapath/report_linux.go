@@ -18,6 +18,8 @@ type result struct {
 	bases map[bool]*way // by whether there is a router
 	ways  []*way
 	proof string // of what the fast path has carried
+
+	programmed map[int][]float64 // milliseconds that so many ports take to program
 }
 
 const method = `# What containers reach, against what their hosts reach
