@@ -135,11 +135,13 @@ INLINE struct tuple *other_of(struct __sk_buff *skb, struct packet *p, __u32 rea
  * since it is not static. */
 __attribute__((noinline)) int fl_other_side(struct __sk_buff *skb, struct packet *p, struct tuple *other, __u32 whence, __u32 realm)
 {
+	union address to; /* no kernel before 6.2 takes what was handed over for a key */
 	struct tuple *found;
 
 	if (!p || !other || p->ttl <= 1)
 		return 0;
-	if (whence != FROM_INSIDE && endpoint_of(&p->to, p->v6))
+	to = p->to;
+	if (whence != FROM_INSIDE && endpoint_of(&to, p->v6))
 		return 0;
 	p->whence = whence;
 	found = other_of(skb, p, realm);
