@@ -21,7 +21,8 @@ const (
 	sctp    = "^TestSCTPPortsAreReachedAndHeld$"
 	guard   = "^TestStrangersDoNotGetIntoTheTunnels$/^(while|unless|until)" // what others change is the same with every tunnel
 
-	fast = "^TestTheFastPathDoesWhatThisKernelCan$"
+	fast   = "^TestTheFastPathDoesWhatThisKernelCan$"
+	mapped = "^TestPortsByTheFastPath$"
 	// That the programs load, what they do with packets, and how they are put at links. What tries thousands of packets or
 	// kills fifty daemons is for a kernel that is not emulated.
 	programs = "^Test(VerdictsByHand|EachHopOfEachKind|HeadersInParts|SegmentsToBeCut|Congestion|RefusedWrapperIsNothingElse|SumsOfCardsStayRight|" +
@@ -46,18 +47,19 @@ var machines = []struct {
 	{"rooms", []job{
 		{name: "fast path", room: "fastpath", tests: programs, limit: 3 * time.Minute},
 		{name: "fast path, auto", room: "nettest/story", tests: fast, env: auto, limit: 4 * time.Minute},
+		{name: "fast path, ports", room: "nettest/story", tests: mapped, env: auto, limit: 4 * time.Minute},
 		{name: "tunnel", room: "tunnel", tests: ".", limit: 8 * time.Minute},
 		{name: "drift, ipip", room: "nettest/story", tests: drift, env: ipip, limit: 8 * time.Minute},
 		{name: "drift, auto", room: "nettest/story", tests: drift, env: auto, limit: 8 * time.Minute},
 		{name: "sizes, auto", room: "nettest/story", tests: sizes, env: auto, limit: 4 * time.Minute},
 		{name: "guard, auto", room: "nettest/story", tests: guard, env: auto, limit: 6 * time.Minute},
 		{name: "held ports of SCTP", room: "nat", tests: "SCTP", limit: 3 * time.Minute},
-		{name: "ports of SCTP", room: "nettest/story", tests: sctp, env: auto, limit: 4 * time.Minute},
 	}, panics},
 	{"stories", []job{
 		{name: "reachability, ipip", room: "nettest/story", tests: reach, env: ipip, limit: 6 * time.Minute},
 		{name: "reachability, auto", room: "nettest/story", tests: reach, env: auto, limit: 6 * time.Minute},
 		{name: "reachability, gre", room: "nettest/story", tests: reach, env: gre, limit: 6 * time.Minute},
+		{name: "ports of SCTP", room: "nettest/story", tests: sctp, env: auto, limit: 4 * time.Minute},
 		{name: "sizes, gre", room: "nettest/story", tests: sizes, env: gre, limit: 4 * time.Minute},
 		{name: "restart, ipip", room: "nettest/story", tests: restart, env: ipipProbed, limit: 8 * time.Minute},
 		{name: "restart, auto", room: "nettest/story", tests: restart, env: autoProbed, limit: 8 * time.Minute},
