@@ -163,7 +163,7 @@ static __noinline int begin(struct __sk_buff *skb, struct packet *p, struct tupl
 		return -1;
 	if (same_address(&inside->near, &inside->far) && !as_host(inside))
 		return -1;
-	if (was_kernels(inside))
+	if (p->protocol == IPPROTO_UDP && was_kernels(inside)) /* what asks by TCP begins anew */
 		return -1;
 	if (!enter(skb, outside, inside))
 		return 0;

@@ -11,8 +11,8 @@ import (
 //
 //   - A port leads to a port of an endpoint, by one address of the host or, where that has none of its own, by all.
 //   - A packet of TCP or UDP to such a port, from the wire or from an endpoint, is of a connection, which it begins when it is
-//     of UDP or asks for one of TCP: not from an address that nobody elsewhere has, not to an endpoint of another realm, and
-//     not when the kernel has translated it. The endpoint sees who asks, and itself as the host when it asks itself.
+//     of UDP and not the kernel's, which has translated it before, or asks for one of TCP: not from an address that nobody
+//     elsewhere has, and not to an endpoint of another realm. The endpoint sees who asks, and itself as the host when it asks itself.
 //   - What asks anew by a connection that is over begins another. There is room for so many, from either side.
 //   - Each packet from an endpoint that answers goes back as from the port: to an endpoint, over a route, or by the kernel's
 //     own routes. What is too large for that, or for the endpoint that is asked, stays with the kernel as it came.
@@ -246,7 +246,7 @@ func (w *modelWorld) enter(e *modelEnd, f modelFrame, s sight, t modelTuple, whe
 			inside.far = netip.AddrPortFrom(w.here.local6, t.far.Port())
 		}
 	}
-	if w.flows[modelFlow{near: inside.near.Addr(), far: inside.far.Addr(), nearPort: inside.near.Port(), farPort: inside.far.Port(), protocol: t.proto}] {
+	if t.proto == protocolUDP && w.flows[modelFlow{near: inside.near.Addr(), far: inside.far.Addr(), nearPort: inside.near.Port(), farPort: inside.far.Port(), protocol: t.proto}] {
 		return
 	}
 	if len(e.conns)+2 > modelRoom {

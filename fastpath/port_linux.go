@@ -2,12 +2,14 @@ package fastpath
 
 import (
 	"context"
+	"errors"
 	"fmt"
 	"maps"
 	"net/netip"
 	"slices"
 	"time"
 
+	"github.com/cilium/ebpf"
 	"golang.org/x/sys/unix"
 
 	"github.com/fairlead-net/fairlead/reconcile"
@@ -179,18 +181,45 @@ func (t *tables) expire(ctx context.Context, now time.Duration) (left int, err e
 	if err != nil {
 		return 0, err
 	}
-	var over []tuple
+	left = len(all)
 	for k, v := range all {
-		if isOver(all, ports, k, v, now) {
-			over = append(over, k)
+		if err := ctx.Err(); err != nil {
+			return 0, err
 		}
-	}
-	for _, err := range t.tuples().erase(ctx, over) {
+		if k.Inside != 0 && all[v.Other] != (connectionValue{}) || !isOver(all, ports, k, v, now) {
+			continue // an inside goes with its outside
+		}
+		n, err := t.remove(k, v, all[v.Other])
 		if err != nil {
 			return 0, fmt.Errorf("take out a connection: %w", err)
 		}
+		left -= n
 	}
-	return (len(all) - len(over) + 1) / 2, nil
+	return (left + 1) / 2, nil
+}
+
+// remove takes out both sides of a connection unless one has changed: whoever asks may just have begun another by the same ports.
+// It returns how many entries are gone.
+func (t *tables) remove(k tuple, v, other connectionValue) (n int, err error) {
+	for key, was := range map[tuple]connectionValue{k: v, v.Other: other} {
+		var is connectionValue
+		err := t.all["fl_tuples"].Lookup(&key, &is)
+		if err != nil && !errors.Is(err, ebpf.ErrKeyNotExist) {
+			return 0, err
+		}
+		if is != was {
+			return 0, nil
+		}
+	}
+	for _, key := range []tuple{v.Other, k} { // without an inside the outside is begun anew
+		switch err := t.all["fl_tuples"].Delete(&key); {
+		case err == nil:
+			n++
+		case !errors.Is(err, ebpf.ErrKeyNotExist):
+			return n, err
+		}
+	}
+	return n, nil
 }
 
 // isOver decides by both sides of a connection, so that both go at once. One side alone is what an interrupted begin has left.
