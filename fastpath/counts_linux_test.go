@@ -91,7 +91,7 @@ func TestManyRowsAreZeroedTogether(t *testing.T) {
 
 func TestMemoryIsWhatTheKernelAccounts(t *testing.T) {
 	r := newTableRig(t)
-	little, err := r.open(Sizes{Endpoints: 16, Routes: 16, Flows: 16}).Memory()
+	little, err := r.open(Sizes{Endpoints: 16, Routes: 16, Flows: 16, Connections: 16}).Memory()
 	mustBe(t, err)
 	much, err := newTableRig(t).open(Sizes{Endpoints: 4096, Routes: 8192, Flows: 65536}).Memory()
 	mustBe(t, err)

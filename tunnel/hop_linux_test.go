@@ -165,6 +165,10 @@ func TestUnderlay(t *testing.T) {
 			prefix("172.17.0.0/16"), prefix("192.0.2.0/24"), prefix("198.51.100.0/24"), prefix("203.0.113.0/28"), prefix("203.0.113.18/32"),
 			prefix("2001:db8:1::/64"), prefix("2001:db8:9::/64"),
 		},
+		Own: []netip.Addr{
+			addr("172.17.0.1"), addr("192.0.2.1"), addr("198.51.100.1"), addr("203.0.113.1"), addr("203.0.113.17"),
+			addr("2001:db8:1::1"), addr("2001:db8:1::d"), addr("2001:db8:9::1"),
+		},
 	}
 	is := func(address netip.Addr, want tunnel.Underlay) {
 		t.Helper()
