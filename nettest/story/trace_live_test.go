@@ -83,6 +83,7 @@ func TestTraceFollowsPackets(t *testing.T) {
 	for _, c := range []*nettest.Container{web, near, far} {
 		c.Serve(c.IP4)
 	}
+	l.WaitFast(fastSoon)
 	mapped := fmt.Sprintf("udp/%d", mirrorPort)
 	first := watch(t, n1, "web", "near", mapped)
 	first.sees(t, web, near, func(s agent.Sighting) bool {

@@ -41,6 +41,7 @@ func TestTraceTellsTheTruth(t *testing.T) {
 			h.Serve(a)
 		}
 	}
+	l.WaitFast(fastSoon)
 	mapped := fmt.Sprintf("udp/%d", mirrorPort)
 	for _, j := range []journey{
 		{n1, web.Host, web.IP4, near.IP4, "", "fast-local"},
