@@ -168,7 +168,7 @@ func (n *Node) showDockerLog() {
 	if !n.lab.t.Failed() {
 		return
 	}
-	const most = 16 << 10
+	const most = 8 << 10
 	log, _ := os.ReadFile(n.dockerLog())
 	n.lab.t.Logf("log of Docker of %s:\n%s", n.Name, log[max(0, len(log)-most):])
 }

@@ -165,7 +165,7 @@ func (n *Node) cleanUp() {
 	if !n.lab.t.Failed() {
 		return
 	}
-	const most = 64 << 10
+	const most = 16 << 10
 	log, _ := os.ReadFile(n.LogFile())
 	if len(log) > most {
 		log = append([]byte("…\n"), log[len(log)-most:]...)
