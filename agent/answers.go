@@ -308,10 +308,8 @@ func (a *Agent) endpointNamed(name string) (Endpoint, error) {
 
 // show is a record as the API tells it.
 func (a *Agent) show(r record) Endpoint {
-	a.mu.Lock()
-	node, all := a.state.cfg.Node.Name, a.state.last.in.networks
-	a.mu.Unlock()
-	return showEndpoint(r, node, all, a.mappingsOf(r))
+	o, cfg, _ := a.seen()
+	return showEndpoint(r, cfg.Node.Name, &o, a.mappingsOf(r))
 }
 
 // mappingsOf is what the book has for an endpoint, under each of its names.
@@ -323,16 +321,16 @@ func (a *Agent) mappingsOf(r record) []nat.Mapping {
 	return all
 }
 
-func showEndpoint(r record, node string, all []Network, mappings []nat.Mapping) Endpoint {
+func showEndpoint(r record, node string, o *outcome, mappings []nat.Mapping) Endpoint {
 	if r.Labels == nil {
 		r.Labels = map[string]string{}
 	}
-	if i := slices.IndexFunc(all, func(n Network) bool { return n.ID == r.Network && n.Name != "" }); i >= 0 {
-		r.Network = all[i].Name
+	if i := slices.IndexFunc(o.in.networks, func(n Network) bool { return n.ID == r.Network && n.Name != "" }); i >= 0 {
+		r.Network = o.in.networks[i].Name
 	}
 	return Endpoint{
 		Name: r.title(), ID: r.ID, Node: node, Network: r.Network, Addresses: r.Addresses,
 		MAC: r.row().MAC.String(), IfName: r.IfName, HostIfName: endpoint.HostIf(r.Name),
-		NetNS: r.NetNS, Labels: r.Labels, Ports: portsOf(mappings, r), Created: r.Created,
+		NetNS: r.NetNS, Labels: r.Labels, Ports: portsOf(mappings, r, o.desired.fast), Created: r.Created,
 	}
 }

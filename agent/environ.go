@@ -9,6 +9,7 @@ import (
 	"strings"
 	"time"
 
+	"github.com/fairlead-net/fairlead/fastpath"
 	"github.com/fairlead-net/fairlead/nat"
 )
 
@@ -22,15 +23,8 @@ const (
 // Ports lists every port of this host that an endpoint has, or can have, by endpoint.
 func (a *Agent) Ports() []Port {
 	records, _ := a.recorded() // without the store a port is shown as reserved; nobody is told less of it
-	all := showPorts(a.room.Ports.All(), tenantsOf(records))
 	o, _, _ := a.seen()
-	for i, p := range all {
-		key := nat.Port{Proto: p.Proto, IP: p.HostIP, Number: p.HostPort}
-		if _, fast := o.desired.fast.Ports[fastPort(key)]; fast {
-			all[i].Backend = string(nat.EBPF)
-		}
-	}
-	return all
+	return showPorts(a.room.Ports.All(), tenantsOf(records), o.desired.fast)
 }
 
 // tenant is who ports of the host lead to.
@@ -57,14 +51,14 @@ func tenantsOf(records []record) map[string]tenant {
 }
 
 // portsOf is those of one endpoint.
-func portsOf(all []nat.Mapping, r record) []Port {
+func portsOf(all []nat.Mapping, r record, fast fastpath.Rows) []Port {
 	var own []nat.Mapping
 	for _, m := range all {
 		if m.Owner == r.Name || m.Owner == r.Guest.Container {
 			own = append(own, m)
 		}
 	}
-	return showPorts(own, tenantsOf([]record{r}))
+	return showPorts(own, tenantsOf([]record{r}), fast)
 }
 
 // portsNamed is those of an owner, who need not be there.
@@ -73,11 +67,12 @@ func (a *Agent) portsNamed(name string) []Port {
 	if !found {
 		r.Name = name
 	}
-	return portsOf(a.mappingsOf(r), r)
+	o, _, _ := a.seen()
+	return portsOf(a.mappingsOf(r), r, o.desired.fast)
 }
 
 // showPorts is mappings as the API tells them. A port is mapped when there is an endpoint with an address of its family.
-func showPorts(all []nat.Mapping, there map[string]tenant) []Port {
+func showPorts(all []nat.Mapping, there map[string]tenant, fast fastpath.Rows) []Port {
 	ports := []Port{}
 	for _, m := range all {
 		to, known := there[m.Owner]
@@ -87,6 +82,9 @@ func showPorts(all []nat.Mapping, there map[string]tenant) []Port {
 		p := Port{
 			Endpoint: to.title, HostIP: m.Port.IP, HostPort: m.Port.Number, Port: m.Target, Proto: m.Port.Proto,
 			Backend: string(nat.IPTables), State: portReserved,
+		}
+		if _, translated := fast.Ports[fastPort(m.Port)]; translated {
+			p.Backend = string(nat.EBPF)
 		}
 		switch {
 		case m.Resting():

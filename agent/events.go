@@ -216,7 +216,7 @@ func merge[T any](old, now []T, compare func(a, b T) int, each func(old, now *T)
 }
 
 func (d *difference) tellEndpoint(word string, r record) {
-	view := showEndpoint(r, d.o.in.cfg.Node.Name, d.o.in.networks, d.o.in.mappings)
+	view := showEndpoint(r, d.o.in.cfg.Node.Name, d.o, d.o.in.mappings)
 	d.tell(Event{Event: word, Endpoint: &view})
 }
 
