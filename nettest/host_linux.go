@@ -7,6 +7,7 @@ package nettest
 
 import (
 	"context"
+	"errors"
 	"fmt"
 	"os"
 	"os/exec"
@@ -154,10 +155,14 @@ func (h *Host) Run(argv ...string) string {
 	return out
 }
 
-// Try runs a program on the host and returns what it printed on both outputs.
+// Try runs a program on the host and returns what it printed: if it failed, on both outputs. To ask for a name of each
+// namespace, ip reads the directory where others make and remove theirs meanwhile, and complains of those it can not open.
 func (h *Host) Try(argv ...string) (string, error) {
 	wrapped := append([]string{"--net=" + h.Path, "--"}, argv...)
-	out, err := exec.Command("nsenter", wrapped...).CombinedOutput()
+	out, err := exec.Command("nsenter", wrapped...).Output()
+	if failed := (*exec.ExitError)(nil); errors.As(err, &failed) {
+		out = append(out, failed.Stderr...)
+	}
 	return string(out), err
 }
 
