@@ -10,6 +10,7 @@ import (
 
 	"github.com/fairlead-net/fairlead/bgp"
 	"github.com/fairlead-net/fairlead/endpoint"
+	"github.com/fairlead-net/fairlead/fastpath"
 	"github.com/fairlead-net/fairlead/ipam"
 	"github.com/fairlead-net/fairlead/nat"
 	"github.com/fairlead-net/fairlead/store"
@@ -309,7 +310,21 @@ func (a *Agent) endpointNamed(name string) (Endpoint, error) {
 // show is a record as the API tells it.
 func (a *Agent) show(r record) Endpoint {
 	o, cfg, _ := a.seen()
-	return showEndpoint(r, cfg.Node.Name, &o, a.mappingsOf(r))
+	r.Network = a.networkName(r.Network)
+	return showEndpoint(r, cfg.Node.Name, a.mappingsOf(r), o.desired.fast)
+}
+
+// networkName is what people call a network: its ID where nobody has said it, or the store does not.
+func (a *Agent) networkName(id string) string {
+	var n Network
+	err := a.room.DB.View(func(tx *store.Tx) (err error) {
+		n, _, err = networks().Get(tx, id)
+		return err
+	})
+	if err != nil {
+		return id
+	}
+	return cmp.Or(n.Name, id)
 }
 
 // mappingsOf is what the book has for an endpoint, under each of its names.
@@ -321,16 +336,14 @@ func (a *Agent) mappingsOf(r record) []nat.Mapping {
 	return all
 }
 
-func showEndpoint(r record, node string, o *outcome, mappings []nat.Mapping) Endpoint {
+// showEndpoint is a record, whose network has the name that people know, as the API tells it.
+func showEndpoint(r record, node string, mappings []nat.Mapping, fast fastpath.Rows) Endpoint {
 	if r.Labels == nil {
 		r.Labels = map[string]string{}
-	}
-	if i := slices.IndexFunc(o.in.networks, func(n Network) bool { return n.ID == r.Network && n.Name != "" }); i >= 0 {
-		r.Network = o.in.networks[i].Name
 	}
 	return Endpoint{
 		Name: r.title(), ID: r.ID, Node: node, Network: r.Network, Addresses: r.Addresses,
 		MAC: r.row().MAC.String(), IfName: r.IfName, HostIfName: endpoint.HostIf(r.Name),
-		NetNS: r.NetNS, Labels: r.Labels, Ports: portsOf(mappings, r, o.desired.fast), Created: r.Created,
+		NetNS: r.NetNS, Labels: r.Labels, Ports: portsOf(mappings, r, fast), Created: r.Created,
 	}
 }

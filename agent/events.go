@@ -1,6 +1,7 @@
 package agent
 
 import (
+	"cmp"
 	"log/slog"
 	"maps"
 	"net/netip"
@@ -216,7 +217,10 @@ func merge[T any](old, now []T, compare func(a, b T) int, each func(old, now *T)
 }
 
 func (d *difference) tellEndpoint(word string, r record) {
-	view := showEndpoint(r, d.o.in.cfg.Node.Name, d.o, d.o.in.mappings)
+	if i := slices.IndexFunc(d.o.in.networks, func(n Network) bool { return n.ID == r.Network }); i >= 0 {
+		r.Network = cmp.Or(d.o.in.networks[i].Name, r.Network)
+	}
+	view := showEndpoint(r, d.o.in.cfg.Node.Name, d.o.in.mappings, d.o.desired.fast)
 	d.tell(Event{Event: word, Endpoint: &view})
 }
 

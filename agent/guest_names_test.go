@@ -1,6 +1,7 @@
 package agent_test
 
 import (
+	"fmt"
 	"net/netip"
 	"strings"
 	"testing"
@@ -97,5 +98,21 @@ func TestAContainerInTheWayIsCalledByItsName(t *testing.T) {
 	_, err = a.Reload(t.Context())
 	if err == nil || !strings.Contains(err.Error(), "in use by web, a container of Docker") {
 		t.Errorf("reload: %v", err)
+	}
+}
+
+// TestWhatWasLearntIsToldAtOnce: nobody is told a new name of a container with the old one of its network, whether or not a
+// pass has come by meanwhile.
+func TestWhatWasLearntIsToldAtOnce(t *testing.T) {
+	a := dock(t, newWorld())
+	moor(t, a, guest1, "web")
+	for i := range 50 {
+		name, title := fmt.Sprint("web", i), fmt.Sprint("shop", i)
+		want(t, "learn", a.Learn(t.Context(), []agent.Told{{ID: guest1, Container: name}}, map[string]string{apps: title}), nil)
+		all, err := a.Endpoints()
+		want(t, "endpoints", err, nil)
+		if len(all) != 1 || all[0].Name != name || all[0].Network != title {
+			t.Fatalf("%s on %s is told as %+v", name, title, all)
+		}
 	}
 }

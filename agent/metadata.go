@@ -236,7 +236,11 @@ func (a *Agent) self(who asker) (s Self, err error) {
 	if i < 0 {
 		return s, errNoEndpoint
 	}
-	e := a.show(o.in.records[i])
+	r := o.in.records[i]
+	if now, found, err := a.record(r.Name); found && err == nil {
+		r = now // what people call it may have been learnt since
+	}
+	e := a.show(r)
 	return Self{
 		Name: e.Name, ID: e.ID, Node: e.Node, Addresses: e.Addresses, Labels: e.Labels, HostIP: a.hostAddresses(), Ports: e.Ports,
 	}, nil
