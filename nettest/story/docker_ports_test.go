@@ -117,7 +117,7 @@ func (y *yard) checkPortsWait(t *testing.T) {
 			a.Fairlead("publish", "later", "8446:80")
 		}
 		for _, port := range []uint16{8443, 8444, 8445, 8446} {
-			nettest.Eventually(t, 5*soon, func() error { return answers(y.stranger, "tcp", netip.AddrPortFrom(a.Address4, port), "later") })
+			nettest.Eventually(t, learning, func() error { return answers(y.stranger, "tcp", netip.AddrPortFrom(a.Address4, port), "later") })
 		}
 		remove(a, "later")
 	}
@@ -147,7 +147,7 @@ func (y *yard) checkNames(t *testing.T) {
 		t.Errorf("the container is told of itself: %s", out)
 	}
 	a.Docker("rename", "web", "shop")
-	nettest.Eventually(t, 5*soon, func() error { return learnt(t, a, "shop") })
+	nettest.Eventually(t, learning, func() error { return learnt(t, a, "shop") })
 	if learnt(t, a, "web") == nil {
 		t.Error("the old name is still known")
 	}
