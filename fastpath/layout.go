@@ -209,6 +209,15 @@ func (s Settings) encode(device uint32) (v settingsValue, err error) {
 	return v, nil
 }
 
+// over is settings that were deleted: the programs take nothing any more, and can still send.
+func (v settingsValue) over() settingsValue {
+	v.Flags, v.Pad = 0, [2]byte{deleted}
+	return v
+}
+
+// deleted, as padding, tells settings that are over from those of a host with no flag set.
+const deleted = 0xff
+
 func (v settingsValue) decode(device string) Settings {
 	s := Settings{
 		Device: device,

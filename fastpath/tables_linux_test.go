@@ -55,6 +55,12 @@ func TestTablesHoldWhatIsPut(t *testing.T) {
 	settle(t, tb.Routes(), nil)
 	settle(t, tb.Nodes(), nil)
 	settle(t, tb.Settings(), nil)
+	// Routes go after the settings: until then packets are wrapped as they say.
+	values, err := tb.settings().read(t.Context())
+	mustBe(t, err)
+	if v := values[0]; v.Flags != 0 || v.VNI != 88 || v.Port != [2]byte{0x12, 0xb5} || v.MAC4 != mac || v.MAC6 != mac {
+		t.Errorf("deleted settings are %+v", v)
+	}
 	for name, f := range fills(t, tb) {
 		if f.Used != 0 {
 			t.Errorf("%s has %d entries left", name, f.Used)

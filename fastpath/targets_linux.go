@@ -261,7 +261,7 @@ func (t settingsTable) List(ctx context.Context) (map[string]Settings, error) {
 	if err != nil {
 		return nil, err
 	}
-	if values[0] == (settingsValue{}) {
+	if values[0] == values[0].over() || values[0] == (settingsValue{}) {
 		return map[string]Settings{}, nil
 	}
 	links, err := t.wire.links()
@@ -307,6 +307,11 @@ func (t settingsTable) device(name string) (uint32, error) {
 	return l.index, err
 }
 
+// Delete leaves what wrapped packets are made of: while there are routes, programs may still be at work.
 func (t settingsTable) Delete(ctx context.Context, _ string) error {
-	return t.settings().write(ctx, []uint32{0}, []settingsValue{{}})[0]
+	values, err := t.settings().read(ctx)
+	if err != nil {
+		return err
+	}
+	return t.settings().write(ctx, []uint32{0}, []settingsValue{values[0].over()})[0]
 }
