@@ -108,7 +108,7 @@ type Sight struct {
 	RTT    time.Duration // until the answer was there
 }
 
-// Ask sends one datagram to a served address and returns what was seen there. It asks again for a second before it
+// Ask sends one datagram to a served address and returns what was seen there. It asks again for a second (see Patience) before it
 // gives up: the first packet of all may wait for a neighbour to be resolved.
 func (h *Host) Ask(to netip.Addr) (Sight, error) {
 	var c *net.UDPConn
@@ -136,7 +136,7 @@ func ask(c *net.UDPConn) (Sight, error) {
 		time.Sleep(20 * time.Millisecond) // an ICMP error came at once: leave the next try a chance
 		return Sight{}, err
 	}
-	if err := c.SetReadDeadline(begun.Add(200 * time.Millisecond)); err != nil {
+	if err := c.SetReadDeadline(begun.Add(Patience(200 * time.Millisecond))); err != nil {
 		return Sight{}, err
 	}
 	var buf [64]byte

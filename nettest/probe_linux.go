@@ -143,7 +143,7 @@ func (p *Probe) receive() {
 		select {
 		case all = <-p.count:
 			ending = true
-			time.AfterFunc(lateness, func() { _ = p.conn.Close() })
+			time.AfterFunc(Patience(lateness), func() { _ = p.conn.Close() })
 		default:
 		}
 	}

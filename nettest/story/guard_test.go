@@ -61,7 +61,7 @@ func (s *siege) attack(t *testing.T, from *nettest.Host, encap string) (delivere
 	t.Helper()
 	heard, dropped, counted := s.ear.Heard(), s.dropped(encap), 0
 	from.Forge(s.forgery(encap), shots)
-	for deadline := time.Now().Add(10 * time.Second); time.Now().Before(deadline); time.Sleep(10 * time.Millisecond) {
+	for deadline := time.Now().Add(nettest.Patience(10 * time.Second)); time.Now().Before(deadline); time.Sleep(10 * time.Millisecond) {
 		if delivered, counted = s.ear.Heard()-heard, s.dropped(encap)-dropped; delivered+counted >= shots {
 			break
 		}

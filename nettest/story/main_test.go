@@ -80,6 +80,7 @@ func lab(t *testing.T, o nettest.LabOptions) *nettest.Lab {
 	if o.HoldTime == 0 {
 		o.HoldTime = 3 * time.Second
 	}
+	o.HoldTime = nettest.Patience(o.HoldTime)
 	return nettest.NewLab(t, o)
 }
 

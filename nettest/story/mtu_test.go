@@ -29,7 +29,7 @@ func TestANarrowLinkInTheMidstIsNoBlackHole(t *testing.T) {
 	squeeze(l, 1400)
 	for _, pair := range [][2]*nettest.Container{{near, far}, {far, near}} {
 		for _, to := range pair[1].Addresses() {
-			took, err := pair[0].Bulk(to, 4<<20, 20*time.Second)
+			took, err := pair[0].Bulk(to, 4<<20, nettest.Patience(20*time.Second))
 			if err != nil {
 				t.Error(err)
 			}
@@ -43,9 +43,12 @@ func TestANarrowLinkInTheMidstIsNoBlackHole(t *testing.T) {
 			if encap == "vxlan" && to.Is6() {
 				want = 1400 - 70 // the underlay has IPv6 too, and its header is longer
 			}
-			if mtu := pathMTU(t, pair[0].Node, to); mtu != want {
-				t.Errorf("%s: the way to %s is said to carry %d, not %d", pair[0].Node.Name, to, mtu, want)
-			}
+			nettest.Eventually(t, 5*time.Second, func() error {
+				if mtu := pathMTU(t, pair[0].Node, to); mtu != want {
+					return fmt.Errorf("%s: the way to %s is said to carry %d, not %d", pair[0].Node.Name, to, mtu, want)
+				}
+				return nil
+			})
 			checkSizes(t, pair[0], to, want)
 		}
 	}

@@ -20,9 +20,12 @@ type traffic struct {
 	flows  []*nettest.Flows
 }
 
-// busy sets containers to talk, on the direct path and through the tunnel: UDP at 1 kHz both ways, and TCP flows.
-func busy(t *testing.T, a, direct, tunnelled *nettest.Container, flows int) *traffic {
+// busy sets containers of three hosts to talk, on the direct path and through the tunnel: UDP at 1 kHz both ways, and TCP
+// flows. Older kernels drop what they send by a link at the moment when it gets the first of its programs, so that waits.
+func busy(t *testing.T, l *nettest.Lab, flows int) *traffic {
 	t.Helper()
+	a, direct, tunnelled := l.Node("n1").Attach("n1a"), l.Node("n2").Attach("n2a"), l.Node("n3").Attach("n3a")
+	l.WaitFast(fastSoon)
 	for _, c := range []*nettest.Container{a, direct, tunnelled} {
 		for _, address := range c.Addresses() {
 			c.Serve(address)
@@ -67,7 +70,7 @@ func TestKillingAndRestartingDaemonsLosesNoPacketAndFlapsNoRoute(t *testing.T) {
 	t.Logf("seed %d", seed)
 	chance := rand.New(rand.NewPCG(seed, 88))
 	l := running(t, nettest.LabOptions{HoldTime: 9 * time.Second, RPFilter: 1, Pools: pools()})
-	tr := busy(t, l.Node("n1").Attach("n1a"), l.Node("n2").Attach("n2a"), l.Node("n3").Attach("n3a"), 50)
+	tr := busy(t, l, 50)
 	calm := watched(t, l.Nodes)
 	kill := make([]bool, 20)
 	for i := range 10 {
@@ -112,7 +115,7 @@ func watched(t *testing.T, nodes []*nettest.Node) (calm func()) {
 
 func TestAllDaemonsMayBeKilledAtOnce(t *testing.T) {
 	l := running(t, nettest.LabOptions{HoldTime: 9 * time.Second, RPFilter: 1, Pools: pools()})
-	tr := busy(t, l.Node("n1").Attach("n1a"), l.Node("n2").Attach("n2a"), l.Node("n3").Attach("n3a"), 10)
+	tr := busy(t, l, 10)
 	calm := watched(t, l.Nodes)
 	for range 2 {
 		for _, n := range l.Nodes {
@@ -132,7 +135,7 @@ func TestAllDaemonsMayBeKilledAtOnce(t *testing.T) {
 func TestARestartBesideADeadHostDisturbsNobody(t *testing.T) {
 	l := running(t, nettest.LabOptions{RPFilter: 1, Pools: pools()})
 	n, dead := l.Node("n1"), l.Node("n4")
-	tr := busy(t, n.Attach("n1a"), l.Node("n2").Attach("n2a"), l.Node("n3").Attach("n3a"), 10)
+	tr := busy(t, l, 10)
 	gone := block(t, dead, pool4)
 	dead.Unplug()
 	for _, other := range others(l, dead) {
@@ -176,7 +179,7 @@ func TestADaemonThatIsStoppedWhileItStartsEndsWell(t *testing.T) {
 func TestAReturnThatFailsHalfwayCostsARestartingHostNothing(t *testing.T) {
 	l := running(t, nettest.LabOptions{HoldTime: 9 * time.Second, RPFilter: 1, Pools: pools()})
 	n := l.Node("n1")
-	tr := busy(t, n.Attach("n1a"), l.Node("n2").Attach("n2a"), l.Node("n3").Attach("n3a"), 10)
+	tr := busy(t, l, 10)
 	calm := watched(t, l.Nodes)
 	n.Kill()
 	for range 5 {
