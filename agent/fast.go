@@ -43,9 +43,10 @@ type FastTables struct {
 type Engine interface {
 	Begin() error // loads them; idempotent. An error says why this host can not have the fast path
 	End(ctx context.Context) error
-	Idle() bool         // nothing of the fast path is on this host
-	Attachment() string // how its programs are attached: "tcx" or "clsact"
-	Crosses() bool      // it can wrap a packet of one family into the other
+	Idle() bool             // nothing of the fast path is on this host
+	Attachment() string     // how its programs are attached: "tcx" or "clsact"
+	Pave(link string) error // makes a new link ready for its programs
+	Crosses() bool          // it can wrap a packet of one family into the other
 	Counts(ctx context.Context) (fastpath.Counts, error)
 	Memory() (uint64, error)  // bytes of its maps
 	Settle() error            // every hook has the programs of now

@@ -5,6 +5,7 @@ import (
 	"fmt"
 	"net/netip"
 
+	"github.com/fairlead-net/fairlead/endpoint"
 	"github.com/fairlead-net/fairlead/fastpath"
 	"github.com/fairlead-net/fairlead/nat"
 	"github.com/fairlead-net/fairlead/reconcile"
@@ -84,6 +85,21 @@ func (l *fastLadder) rungs(have fastHave, want fastpath.Rows, complete bool) []r
 		l.ports.Known(have.ports, want.Ports, nil),
 		l.settings.Known(have.settings, want.Settings, nil),
 	}
+}
+
+// paved is the links of endpoints, each ready for programs before its endpoint sends anything. That they could not be made
+// ready is told by the trailer, which can do no better.
+type paved struct {
+	reconcile.Target[string, endpoint.Row]
+	engine Engine
+}
+
+func (p paved) Put(ctx context.Context, hostIf string, r endpoint.Row) error {
+	err := p.Target.Put(ctx, hostIf, r)
+	if err == nil && p.engine != nil {
+		_ = p.engine.Pave(hostIf)
+	}
+	return err
 }
 
 // sparing is the settings, which say whether connections to ports of the host are the programs'. Before they are, those that

@@ -111,7 +111,7 @@ func newLadder(k Kernel, speaker Speaker, p *patrol) *ladder {
 		members:    reconcile.NewTable(tableSet, reconcile.Target[nat.Member, nat.Fault](k.Members)),
 		filter:     reconcile.NewTable("filter", reconcile.Target[nat.EntryKey, nat.Entry](k.Filter)),
 		devices:    reconcile.NewTable("device", k.Devices),
-		endpoints:  reconcile.NewTable("endpoint", k.Endpoints).Alone(),
+		endpoints:  reconcile.NewTable("endpoint", reconcile.Target[string, endpoint.Row](paved{k.Endpoints, k.Fast.Engine})).Alone(),
 		insides:    reconcile.NewTable("inside", reconcile.Target[string, endpoint.Row](p)).Alone(),
 		sysctls:    reconcile.NewTable("sysctl", reconcile.Target[string, string](s)).Alone(),
 		loopback:   reconcile.NewTable("loopback", reconcile.Target[string, string](fenced{own, k.Filter})).Alone(),

@@ -11,6 +11,8 @@ import (
 	"github.com/vishvananda/netlink"
 	"github.com/vishvananda/netlink/nl"
 	"golang.org/x/sys/unix"
+
+	"github.com/fairlead-net/fairlead/reconcile"
 )
 
 const (
@@ -205,6 +207,28 @@ func (h *hooks) enterQdisc(p place) error {
 		return fmt.Errorf("the link has a qdisc %s of somebody else, which has no hook for what goes out", kinds[p.index])
 	}
 	return err
+}
+
+// pave makes the qdisc that programs of a new link will need, before packets go there: a link that is up gets one at the cost
+// of what it is just sending (qdisc_graft in net/sched/sch_api.c). It has no mark: it is a part of the link, and goes with it.
+// Where there is one, or no link, and where no program needs one, nothing is done.
+func (h *hooks) pave(link string) error {
+	if h.by != byClsact {
+		return nil
+	}
+	return h.home.inside(func() error {
+		index, err := deviceIndex(link)
+		if errors.Is(err, reconcile.ErrWaits) {
+			return nil
+		}
+		if err == nil {
+			err = netlink.QdiscAdd(clsact(index))
+		}
+		if err == nil || errors.Is(err, unix.EEXIST) || errors.Is(err, unix.ENODEV) {
+			return nil
+		}
+		return fmt.Errorf("make clsact qdisc of %s: %w", link, err)
+	})
 }
 
 // leaveQdisc removes a qdisc that is from us once nothing is below it. Where others have put filters below it, and we have

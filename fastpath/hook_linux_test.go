@@ -161,6 +161,29 @@ func TestIngressQdiscOfOthers(t *testing.T) {
 	}
 }
 
+// TestALinkIsPavedBeforeItsPrograms: the qdisc of a new link is there once, and stays with the link when the programs go.
+func TestALinkIsPavedBeforeItsPrograms(t *testing.T) {
+	both(t, func(r *hookRig, h *hooks) {
+		for range 2 {
+			r.must(h.pave("p0"))
+		}
+		r.must(h.pave("gone"))
+		want := 0
+		if h.by == byClsact {
+			want = 1
+		}
+		count := func() int { return strings.Count(r.a.Run("tc", "qdisc", "show", "dev", "p0"), "clsact") }
+		if n := count(); n != want {
+			t.Errorf("%s: %d qdiscs, not %d", h.by, n, want)
+		}
+		r.settle(h, containerHooks())
+		r.settle(h, map[Hook]Job{})
+		if n := count(); n != want || len(r.left()) > 0 {
+			t.Errorf("%s, after programs: %d qdiscs, not %d; left: %v", h.by, n, want, r.left())
+		}
+	})
+}
+
 func TestPutWaitsForItsLink(t *testing.T) {
 	both(t, func(r *hookRig, h *hooks) {
 		err := h.Put(t.Context(), Hook{"later", Ingress}, Job{Program: "from_wire"})

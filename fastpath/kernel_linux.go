@@ -311,6 +311,16 @@ func (k *Kernel) Attachment() string {
 	return w.hooks.mode()
 }
 
+// Pave makes a new link ready for programs to be attached to it without a loss. Nothing is done while nothing is loaded.
+func (k *Kernel) Pave(link string) error {
+	w, done := k.loaded()
+	defer done()
+	if w == nil {
+		return nil
+	}
+	return w.hooks.pave(link)
+}
+
 // Crosses tells whether this kernel lets a packet of one family be taken out of the other's (Linux 6.3). Nothing can while
 // nothing is loaded.
 func (k *Kernel) Crosses() bool {
