@@ -50,15 +50,15 @@ func (y *yard) checkPublished(t *testing.T) {
 	one, two := hostPort(t, a, "web", "tcp", 81), hostPort(t, a, "web", "tcp", 85)
 	for number, leads := range map[uint16]string{8080: "80", one: "81", two: "85", 9000: "9000", 9001: "9001", 9002: "9002", 9100: "90"} {
 		for _, ip := range addressesOf(a) {
-			if err := answers(y.stranger, "tcp", netip.AddrPortFrom(ip, number), leads); err != nil {
+			if err := insists(y.stranger, "tcp", netip.AddrPortFrom(ip, number), leads); err != nil {
 				t.Error(err)
 			}
 		}
 	}
 	for _, err := range []error{
-		answers(y.stranger, "udp", netip.AddrPortFrom(a.Address4, 7000), "udp"),
-		answers(y.stranger, "udp", netip.AddrPortFrom(a.Address6, 7000), "udp"),
-		answers(a.Host, "tcp", loopback(8081), "80"),
+		insists(y.stranger, "udp", netip.AddrPortFrom(a.Address4, 7000), "udp"),
+		insists(y.stranger, "udp", netip.AddrPortFrom(a.Address6, 7000), "udp"),
+		insists(a.Host, "tcp", loopback(8081), "80"),
 		silent(y.stranger, "tcp", netip.AddrPortFrom(a.Address4, 8081)),
 	} {
 		if err != nil {

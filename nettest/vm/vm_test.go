@@ -27,7 +27,7 @@ const (
 	// kills fifty daemons is for a kernel that is not emulated.
 	programs = "^Test(VerdictsByHand|EachHopOfEachKind|HeadersInParts|SegmentsToBeCut|Congestion|RefusedWrapperIsNothingElse|SumsOfCardsStayRight|" +
 		"BothWaysTheSame|WhatTheKernelTranslatesStaysWithIt|HooksAreFilledReplacedAndEmptied|NextDaemonAdopts|WhatOthersHaveAtAHookStays|" +
-		"FaultsAreSeenAndMended|UsableSaysWhatIsMissing|TrialAgreesWithTheKernel|MapsWithoutBatches|TablesHoldWhatIsPut)$"
+		"FaultsAreSeenAndMended|ALinkIsPavedBeforeItsPrograms|UsableSaysWhatIsMissing|TrialAgreesWithTheKernel|MapsWithoutBatches|TablesHoldWhatIsPut)$"
 
 	// Auto is with the fast path, and the others are the kernel's own devices, which it would leave without work.
 	auto = "TUNNEL_MODE=auto TUNNEL_ACROSS=ipip SLOWNESS=6"
