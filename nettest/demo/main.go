@@ -75,6 +75,9 @@ func play(s *nettest.Stage, p *paper, keep bool) error {
 	showConfig(s, p, l.Nodes[0])
 	l.Start()
 	containers := l.AttachAll(2)
+	for _, n := range l.Nodes {
+		settle(n)
+	}
 	p.done("%d daemons know of each other, %d containers are attached, %.1f s", len(l.Nodes), len(containers), time.Since(built).Seconds())
 
 	p.command("n1", "fairlead status")
@@ -93,6 +96,16 @@ func play(s *nettest.Stage, p *paper, keep bool) error {
 		p.done("all is as it should be; taking it down (%.0f s in all)", time.Since(begun).Seconds())
 	}
 	return nil
+}
+
+// settle waits for the programs of a host that has a fast path: until they are there, packets go one way and then another.
+func settle(n *nettest.Node) {
+	var s struct {
+		Fastpath string `json:"fastpath"`
+	}
+	if err := n.Get("status", &s); err == nil && strings.HasPrefix(s.Fastpath, "on ") {
+		n.WaitFast(10 * time.Second)
+	}
 }
 
 func showConfig(s *nettest.Stage, p *paper, n *nettest.Node) {

@@ -19,6 +19,7 @@ type way struct {
 // place is a host or a container.
 type place struct {
 	*nettest.Host
+	contained bool // it is a container, and no host
 	title     string
 	node      *nettest.Node
 	addresses []netip.Addr
@@ -29,11 +30,11 @@ func reach(p *paper, l *nettest.Lab, containers []*nettest.Container) {
 	taps := make(map[*nettest.Node]*nettest.Tap)
 	var places []place
 	for _, c := range containers {
-		places = append(places, place{c.Host, c.Endpoint, c.Node, c.Addresses()})
+		places = append(places, place{c.Host, true, c.Endpoint, c.Node, c.Addresses()})
 	}
 	for _, n := range l.Nodes {
 		taps[n] = n.Tap("eth0")
-		places = append(places, place{n.Host, n.Name, n, []netip.Addr{n.Address4, n.Address6}})
+		places = append(places, place{n.Host, false, n.Name, n, []netip.Addr{n.Address4, n.Address6}})
 	}
 	for _, to := range places {
 		for _, a := range to.addresses {
@@ -70,37 +71,46 @@ func reach(p *paper, l *nettest.Lab, containers []*nettest.Container) {
 	p.line("  each was seen with its own address: no NAT. The paths are what was seen on the cables.")
 }
 
-// across is the way that the daemons say leads to the other subnet, by family: true is IPv4.
-type across map[bool]string
+// across is the ways that the daemons say lead to the other subnet, by family: true is IPv4.
+type across struct {
+	kernel map[bool]string
+	fast   map[bool]string // between containers, past the kernel's; "" when it is the kernel's
+}
 
 // agreed asks the daemon of the first host for its ways to the third.
 func agreed(p *paper, n *nettest.Node) across {
 	var routes []struct {
 		Prefix netip.Prefix `json:"prefix"`
 		Encap  string       `json:"encap"`
+		Fast   string       `json:"fast"`
 		Node   string       `json:"node"`
 	}
 	if err := n.Get("routes", &routes); err != nil {
 		p.fault(err)
 	}
-	plan := make(across)
+	plan := across{kernel: make(map[bool]string), fast: make(map[bool]string)}
 	for _, r := range routes {
 		if r.Node == "n3" {
-			plan[r.Prefix.Addr().Is4()] = r.Encap
+			plan.kernel[r.Prefix.Addr().Is4()], plan.fast[r.Prefix.Addr().Is4()] = r.Encap, r.Fast
 		}
 	}
 	return plan
 }
 
+// between is the way from a container of one subnet to one of the other.
+func (a across) between(is4 bool) string { return cmp.Or(a.fast[is4], a.kernel[is4]) }
+
 // path is the one that there should be.
-func (a across) path(from, to *nettest.Node, target netip.Addr) string {
+func (a across) path(from, to place, target netip.Addr) string {
 	switch {
-	case from == to:
+	case from.node == to.node:
 		return "local"
-	case from.Subnet == to.Subnet:
+	case from.node.Subnet == to.node.Subnet:
 		return "direct"
+	case from.contained && to.contained:
+		return a.between(target.Is4())
 	}
-	return a[target.Is4()]
+	return a.kernel[target.Is4()]
 }
 
 // try asks three times, and says what the cable of the asking host showed.
@@ -119,7 +129,7 @@ func try(from, to place, own, target netip.Addr, tap *nettest.Tap, plan across) 
 			w.rtt = saw.RTT
 		}
 	}
-	want, packets := plan.path(from.node, to.node, target), 6
+	want, packets := plan.path(from, to, target), 6
 	if from.node == to.node {
 		packets = 0
 	}
@@ -201,7 +211,7 @@ func kill(p *paper, l *nettest.Lab, containers []*nettest.Container) {
 	victim, from := l.Nodes[0], containers[0]
 	p.section("kill -9 of %s's daemon under UDP probes, 1000 a second, there and back", victim.Name)
 	probes := make(map[string]*nettest.Probe)
-	tunnel := agreed(p, victim)[true]
+	tunnel := agreed(p, victim).between(true)
 	targets := map[string]*nettest.Container{"direct": containers[2], tunnel: containers[4]}
 	for path, to := range targets {
 		probes[path] = from.Probe(to.IP4, 1000)
