@@ -126,12 +126,17 @@ func (o ownAddress) lasting() bool {
 	return o.scope == unix.RT_SCOPE_UNIVERSE && o.flags&passing == 0
 }
 
-// subnets is what is connected by links that are not ours. Loopback and link-local ranges are on every host and say
-// nothing.
+// faces tells whether others can know the address: loopback and link-local ones are on every host, and those of our links
+// are for endpoints.
+func (o ownAddress) faces(names links) bool {
+	return !o.ip.IsLoopback() && !o.ip.IsLinkLocalUnicast() && !ourLink(names.name(o.index))
+}
+
+// subnets is what is connected by links that are not ours.
 func subnets(owned []ownAddress, names links) []netip.Prefix {
 	var all []netip.Prefix
 	for _, o := range owned {
-		if !o.ip.IsLoopback() && !o.ip.IsLinkLocalUnicast() && !ourLink(names.name(o.index)) {
+		if o.faces(names) {
 			all = append(all, o.subnet)
 		}
 	}
@@ -143,7 +148,7 @@ func subnets(owned []ownAddress, names links) []netip.Prefix {
 func outward(owned []ownAddress, names links) []netip.Addr {
 	var all []netip.Addr
 	for _, o := range owned {
-		if !o.ip.IsLoopback() && !o.ip.IsLinkLocalUnicast() && !ourLink(names.name(o.index)) {
+		if o.faces(names) {
 			all = append(all, o.ip)
 		}
 	}
