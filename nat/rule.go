@@ -29,7 +29,15 @@ func (p Port) String() string {
 
 // Protocol is the protocol as IP headers have it, 0 when it has no ports.
 func (p Port) Protocol() uint8 {
-	return map[string]uint8{"tcp": 6, "udp": 17, "sctp": 132}[p.Proto] // IANA's protocol numbers
+	switch p.Proto { // the numbers are IANA's
+	case "tcp":
+		return 6
+	case "udp":
+		return 17
+	case "sctp":
+		return 132
+	}
+	return 0
 }
 
 // Compare orders ports by protocol, number and address.
