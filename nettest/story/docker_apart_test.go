@@ -38,7 +38,7 @@ func (y *yard) checkBridge(t *testing.T) {
 				t.Errorf("%s: %v", when, err)
 			}
 		}
-		nettest.Eventually(t, learning, func() error { // the name of an endpoint is learnt after a while
+		nettest.Eventually(t, 5*soon, func() error { // the name of an endpoint is learnt after a while
 			if theirs := a.Docker("port", "both"); len(ports(t, a, "both")) != ours || (theirs == "") != (ours > 0) {
 				return fmt.Errorf("%s: Docker has %q, and Fairlead %v", when, theirs, ports(t, a, "both"))
 			}
@@ -121,7 +121,7 @@ func (y *yard) checkApart(t *testing.T) {
 // endpointOf is the name under which the host knows of a container: its own, once that is learnt.
 func endpointOf(t *testing.T, c *nettest.Container) string {
 	t.Helper()
-	nettest.Eventually(t, learning, func() error { return learnt(t, c.Node, c.Endpoint) })
+	nettest.Eventually(t, 5*soon, func() error { return learnt(t, c.Node, c.Endpoint) })
 	return c.Endpoint
 }
 

@@ -50,15 +50,15 @@ func (y *yard) checkPublished(t *testing.T) {
 	one, two := hostPort(t, a, "web", "tcp", 81), hostPort(t, a, "web", "tcp", 85)
 	for number, leads := range map[uint16]string{8080: "80", one: "81", two: "85", 9000: "9000", 9001: "9001", 9002: "9002", 9100: "90"} {
 		for _, ip := range addressesOf(a) {
-			if err := insists(y.stranger, "tcp", netip.AddrPortFrom(ip, number), leads); err != nil {
+			if err := answers(y.stranger, "tcp", netip.AddrPortFrom(ip, number), leads); err != nil {
 				t.Error(err)
 			}
 		}
 	}
 	for _, err := range []error{
-		insists(y.stranger, "udp", netip.AddrPortFrom(a.Address4, 7000), "udp"),
-		insists(y.stranger, "udp", netip.AddrPortFrom(a.Address6, 7000), "udp"),
-		insists(a.Host, "tcp", loopback(8081), "80"),
+		answers(y.stranger, "udp", netip.AddrPortFrom(a.Address4, 7000), "udp"),
+		answers(y.stranger, "udp", netip.AddrPortFrom(a.Address6, 7000), "udp"),
+		answers(a.Host, "tcp", loopback(8081), "80"),
 		silent(y.stranger, "tcp", netip.AddrPortFrom(a.Address4, 8081)),
 	} {
 		if err != nil {
@@ -117,7 +117,7 @@ func (y *yard) checkPortsWait(t *testing.T) {
 			a.Fairlead("publish", "later", "8446:80")
 		}
 		for _, port := range []uint16{8443, 8444, 8445, 8446} {
-			nettest.Eventually(t, learning, func() error { return answers(y.stranger, "tcp", netip.AddrPortFrom(a.Address4, port), "later") })
+			nettest.Eventually(t, 5*soon, func() error { return answers(y.stranger, "tcp", netip.AddrPortFrom(a.Address4, port), "later") })
 		}
 		remove(a, "later")
 	}
@@ -147,7 +147,7 @@ func (y *yard) checkNames(t *testing.T) {
 		t.Errorf("the container is told of itself: %s", out)
 	}
 	a.Docker("rename", "web", "shop")
-	nettest.Eventually(t, learning, func() error { return learnt(t, a, "shop") })
+	nettest.Eventually(t, 5*soon, func() error { return learnt(t, a, "shop") })
 	if learnt(t, a, "web") == nil {
 		t.Error("the old name is still known")
 	}

@@ -19,10 +19,9 @@ import (
 )
 
 const (
-	pool4    = "10.88.0.0/16"
-	pool6    = "2001:db8:88::/64"
-	soon     = time.Second      // in which whatever drifted must be back
-	learning = 15 * time.Second // in which a name is learnt from Docker: who is busy asks it less often
+	pool4 = "10.88.0.0/16"
+	pool6 = "2001:db8:88::/64"
+	soon  = time.Second // in which whatever drifted must be back
 )
 
 // The environment may ask for another way through the network than the one that is chosen where nothing is said, and a

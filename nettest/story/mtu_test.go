@@ -43,7 +43,7 @@ func TestANarrowLinkInTheMidstIsNoBlackHole(t *testing.T) {
 			if encap == "vxlan" && to.Is6() {
 				want = 1400 - 70 // the underlay has IPv6 too, and its header is longer
 			}
-			nettest.Eventually(t, 5*time.Second, func() error {
+			nettest.Eventually(t, soon, func() error {
 				if mtu := pathMTU(t, pair[0].Node, to); mtu != want {
 					return fmt.Errorf("%s: the way to %s is said to carry %d, not %d", pair[0].Node.Name, to, mtu, want)
 				}

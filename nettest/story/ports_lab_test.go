@@ -153,16 +153,6 @@ func answers(from *nettest.Host, proto string, to netip.AddrPort, name string) e
 	return err
 }
 
-// insists is answers for a machine that is busy with Docker, which may take longer than a call has patience.
-func insists(from *nettest.Host, proto string, to netip.AddrPort, name string) (err error) {
-	for range 3 {
-		if err = answers(from, proto, to, name); err == nil {
-			return nil
-		}
-	}
-	return err
-}
-
 // silent is an error if somebody answers at a port.
 func silent(from *nettest.Host, proto string, to netip.AddrPort) error {
 	if got, err := from.Call(proto, to); err == nil {
